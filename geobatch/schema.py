@@ -1,0 +1,144 @@
+"""What flows: the Arrow schemas between rooms, and the names of the columns.
+
+    PLAN ──read──▶ IMAGE ──decode──▶ PICTURE ──a method's stages──▶ PLACE
+
+Every table on the way carries the three columns of `FATE`: all null while the image is alive; `stage` and `reason` set once
+it was rejected. A stage never sees a rejected row (`geobatch.stage`), a rejected row never loses its way to the table.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+#: Raised by hand whenever a column of PLACE changes its name, type or meaning.
+SCHEMA_VERSION = 1
+
+#: The radii, in km, at which the field publishes its figures and at which a place states its probability.
+RADII_KM = (1, 25, 200, 750, 2500)
+
+
+def probability_column(km: int) -> str:
+    """Name of the column with the probability that the truth lies within `km` of the place."""
+    return f"probability_{km}km"
+
+
+FATE = [
+    pa.field("stage", pa.string()),  # where the image was rejected; null while it is alive
+    pa.field("reason", pa.string()),  # a key of geobatch.errors.REASONS
+    pa.field("detail", pa.string()),  # for a person
+]
+
+#: Who an image is. `image_id` is stable and unique in a table; `uri` and `etag` are the object that holds the bytes
+#: (the image itself, or the tar, zip or Parquet file it is a member of).
+IDENTITY = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("etag", pa.string()),
+    pa.field("size", pa.int64()),  # encoded bytes of the image
+]
+
+#: One row of the frozen manifest. All rows of a shard are contiguous; shards are numbered from 0 in the order planned.
+#: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read. kind "zip": one row a
+#: member (offset = its index in the central directory). kind "parquet": one row a row group (offset = its index).
+PLAN = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("image_id", pa.string()),  # null where members appear as the shard is read
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("size", pa.int64()),  # bytes of the object, or of the member where that is known
+        pa.field("offset", pa.int64()),
+    ]
+)
+
+IMAGE = pa.schema([*IDENTITY, pa.field("bytes", pa.large_binary()), *FATE])
+
+#: After decoding. `picture` holds picture_height × picture_width × 3 bytes of upright RGB, rows from the top.
+PICTURE = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("sha256", pa.string()),  # of the encoded bytes, hex
+        pa.field("width", pa.int32()),  # of the upright original, pixels
+        pa.field("height", pa.int32()),
+        pa.field("exif_latitude", pa.float64()),  # null: absent, invalid, or exactly 0,0 ("no fix")
+        pa.field("exif_longitude", pa.float64()),
+        pa.field("exif_time", pa.string()),  # ISO 8601, with an offset only where the file states one
+        pa.field("picture", pa.large_binary()),
+        pa.field("picture_width", pa.int32()),
+        pa.field("picture_height", pa.int32()),
+        *FATE,
+    ]
+)
+
+CANDIDATES = pa.list_(
+    pa.struct(
+        [
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("score", pa.float32()),  # larger is better; its meaning is the method's
+            pa.field("origin", pa.string()),  # "sample", "neighbour", …
+        ]
+    )
+)
+
+NEIGHBOURS = pa.list_(
+    pa.struct(
+        [
+            pa.field("image_id", pa.string()),
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("similarity", pa.float32()),  # inner product of unit vectors
+        ]
+    )
+)
+
+#: What a method's stages must have added by the end of the river; the sink adds the rest of PLACE.
+LOCATED = [
+    pa.field("latitude", pa.float64()),
+    pa.field("longitude", pa.float64()),
+    pa.field("score", pa.float32()),
+    *[pa.field(probability_column(km), pa.float32()) for km in RADII_KM],
+    pa.field("candidates", CANDIDATES),
+    pa.field("neighbours", NEIGHBOURS),
+]
+
+#: One row of the table. The README documents each column.
+PLACE = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),  # "placed" or "rejected"
+        *FATE,
+        *LOCATED[:2],
+        pa.field("geometry", pa.binary()),  # WKB point, OGC:CRS84
+        pa.field("s2_token", pa.string()),  # of the level-20 cell
+        *LOCATED[2:],
+        pa.field("exif_latitude", pa.float64()),
+        pa.field("exif_longitude", pa.float64()),
+        pa.field("exif_time", pa.string()),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),  # fingerprint of what decided the row
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("schema_version", pa.int32(), nullable=False),
+    ]
+)
+
+#: One row of a gallery: a vector that knows its place. `vector` has unit length.
+GALLERY = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("latitude", pa.float64()),
+        pa.field("longitude", pa.float64()),
+        pa.field("vector", pa.list_(pa.float32())),
+        pa.field("status", pa.string(), nullable=False),
+        *FATE,
+    ]
+)
+
+
+def empty_columns(fields: list[pa.Field], rows: int) -> dict[str, pa.Array]:
+    """All-null columns of the fields' types, `rows` long."""
+    return {field.name: pa.nulls(rows, field.type) for field in fields}
