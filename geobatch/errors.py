@@ -29,6 +29,7 @@ REASONS: dict[str, str] = {
     "timeout": "decoding took longer than its deadline",
     "crashed": "decoding killed its sandbox",
     # any later stage
+    "no_place": "an image for a gallery or for training without coordinates in the truth file or its EXIF",
     "failed": "the stage raised on this image while the rest of its batch went through; the detail has the error",
 }
 

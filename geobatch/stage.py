@@ -98,7 +98,7 @@ def _halve(stage: Stage, table: pa.Table, errors: list[Exception]) -> list[pa.Ta
         return [stage._finish(stage.work(table), len(table))]
     except _MACHINE:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  any error of a model is either one image's or, if all rows fail, raised
         if len(table) > 1:
             middle = len(table) // 2
             return [*_halve(stage, table[:middle], errors), *_halve(stage, table[middle:], errors)]

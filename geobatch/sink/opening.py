@@ -1,0 +1,99 @@
+"""Which run to work on.
+
+`open_run` decides between three things a user may mean by typing the same command again: take up the run that did not
+finish, start another over what is new, or (when what decides a row has changed) nothing at all, with one line that says why.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from geobatch.errors import UserError
+from geobatch.sink.record import Run, now
+from geobatch.sink.table import Snapshot, latest
+from geobatch.store import Store, join
+
+
+def open_run(
+    store: Store,
+    output: str,
+    *,
+    method: str,
+    fingerprint: str,
+    archive: dict[str, Any],
+    relocate: bool = False,
+) -> tuple[Run, Snapshot | None]:
+    """The run to work on, and the table as it is.
+
+    Args:
+        store: reaches the output.
+        output: folder or `s3://bucket/prefix`.
+        method: name of the method.
+        fingerprint: hash of everything that decides a row.
+        archive: what is read and how it is listed; a run is taken up only for the same.
+        relocate: start the table anew although the fingerprint differs.
+
+    Raises:
+        UserError: the output belongs to another fingerprint, or to an unfinished run over another archive.
+    """
+    store.require_conditional_writes(output)
+    table = latest(store, output)
+    last, state = _last_run(store, output, table)
+    anew = False
+    if state is not None and not state["done"]:
+        if state["fingerprint"] != fingerprint and not relocate:
+            raise UserError(_refusal(output, f"the unfinished run {last:06d}", state["fingerprint"], fingerprint))
+        if state["fingerprint"] == fingerprint and state["archive"] == archive:
+            return Run(store=store, output=output, id=f"{last:06d}", record=state, resumed=True), table
+        if not relocate:
+            raise UserError(
+                f"{output} has the unfinished run {last:06d} over {state['archive'].get('uri')}; finish it with the same "
+                "arguments first, or give --relocate to abandon it"
+            )
+        store.put_if_absent(join(output, "runs", f"{last:06d}", "abandoned.json"), b"{}")
+    if table is not None and table.record["fingerprint"] != fingerprint:
+        if not relocate:
+            raise UserError(_refusal(output, f"table {table.version}", table.record["fingerprint"], fingerprint))
+        anew = True
+    record = {
+        "fingerprint": fingerprint,
+        "method": method,
+        "archive": archive,
+        "relocate": anew or (relocate and table is not None),
+        "geobatch": version("geobatch"),
+        "started": now(),
+    }
+    run = Run(store=store, output=output, id=f"{last + 1:06d}", record=record, resumed=False)
+    return run, None if record["relocate"] else table
+
+
+def begin(run: Run) -> Run:
+    """Writes a new run's record; if another driver was faster with the same, joins it."""
+    if run.resumed or run.store.put_if_absent(run.at("run.json"), json.dumps(run.record).encode()):
+        return run
+    theirs = json.loads(run.store.get(run.at("run.json")))
+    if theirs["fingerprint"] != run.record["fingerprint"] or theirs["archive"] != run.record["archive"]:
+        raise UserError(f"another run started at {run.output} this moment; wait for it to finish and run again")
+    return Run(store=run.store, output=run.output, id=run.id, record=theirs, resumed=True)
+
+
+def _last_run(store: Store, output: str, table: Snapshot | None) -> tuple[int, dict[str, Any] | None]:
+    """Number of the newest run with a record (0: none), and the record with `done` added."""
+    number = int(table.record["run"]) if table is not None else 0
+    while store.exists(join(output, "runs", f"{number + 1:06d}", "run.json")):
+        number += 1
+    if not number:
+        return 0, None
+    folder = join(output, "runs", f"{number:06d}")
+    record = json.loads(store.get(join(folder, "run.json")))
+    ended = store.exists(join(folder, "done.json")) or store.exists(join(folder, "abandoned.json"))
+    return number, {**record, "done": ended}
+
+
+def _refusal(output: str, what: str, theirs: str, ours: str) -> str:
+    return (
+        f"{output} was made by another model, gallery or setting ({what} has fingerprint {theirs[:12]}, this is {ours[:12]}); "
+        "choose another --output, or give --relocate to start its table anew"
+    )

@@ -1,0 +1,265 @@
+"""The run's record: opened first, its plan frozen, its proof of completion written last.
+
+Resuming costs one listing of the commits (and one GET a slice of shards that are committed in part); finishing costs one GET
+a commit. Neither holds an image's row in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from geobatch.errors import MachineError
+from geobatch.sink.table import Snapshot, latest, superseding
+from geobatch.store import Store, join
+
+#: What one read task gets: where its shard stands in the plan, and which of its slices are committed already.
+TASK = pa.schema(
+    [
+        pa.field("shard", pa.int32()),
+        pa.field("plan", pa.string()),  # URI of the manifest file
+        pa.field("group", pa.int32()),  # its row group
+        pa.field("done", pa.list_(pa.struct([pa.field("number", pa.int32()), pa.field("end", pa.int64())]))),
+        pa.field("parts", pa.list_(pa.string())),  # URIs of the parts that hold those slices
+    ]
+)
+
+#: Kinds whose shards are one slice with exactly the planned rows.
+WHOLE = ("object", "zip")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run at one output.
+
+    Fields:
+        store: reaches the output.
+        output: folder or `s3://bucket/prefix`.
+        id: "000001", rising.
+        record: what `run.json` says.
+        resumed: whether an earlier driver started it.
+    """
+
+    store: Store
+    output: str
+    id: str
+    record: dict[str, Any]
+    resumed: bool
+    _commits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def at(self, *parts: str) -> str:
+        """URI below the run's folder."""
+        return join(self.output, "runs", self.id, *parts)
+
+    def plan(self) -> dict[str, Any] | None:
+        """The frozen plan's record, or None while there is none."""
+        uri = self.at("plan.json")
+        found: dict[str, Any] | None = json.loads(self.store.get(uri)) if self.store.exists(uri) else None
+        return found
+
+    def freeze(self, tables: Iterable[pa.Table], counts: dict[str, int]) -> dict[str, Any]:
+        """Writes the manifest as it streams in, one row group a shard, and freezes it.
+
+        Args:
+            tables: tables of PLAN, shards whole and in order.
+            counts: read after the last table: what the planner listed and skipped.
+        """
+        files = []
+        for table in tables:
+            sizes, kinds = _shards(table)
+            data = pa.BufferOutputStream()
+            with pq.ParquetWriter(data, table.schema, compression="zstd") as writer:
+                start = 0
+                for size in sizes:
+                    writer.write_table(table.slice(start, size), row_group_size=size)
+                    start += size
+            content = data.getvalue().to_pybytes()
+            path = f"plan/{len(files):05d}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+            self.store.put(self.at(path), content)
+            files.append({"path": path, "first": table["shard"][0].as_py(), "rows": sizes, "kinds": kinds})
+        record = {"files": files, "shards": sum(len(f["rows"]) for f in files), **counts}
+        self.store.put_if_absent(self.at("plan.json"), json.dumps(record).encode())
+        frozen = self.plan()
+        if frozen is None:
+            raise MachineError(f"{self.at('plan.json')} vanished after it was written; check the bucket's lifecycle rules")
+        return frozen
+
+    def commits(self) -> dict[tuple[int, int], str]:
+        """(shard, slice) of every commit, with its URI: one listing, no reading."""
+        found = {}
+        for page in self.store.objects(self.at("commits") + "/"):
+            for item in page:
+                shard, number, _ = item.uri.rsplit("/", 1)[-1].split(".")
+                found[int(shard), int(number)] = item.uri
+        return found
+
+    def remaining(self, plan: dict[str, Any]) -> Iterator[pa.Table]:
+        """One table of TASK a shard that is not wholly committed."""
+        commits = self.commits()
+        partial = {
+            shard: uri for (shard, _), uri in commits.items() if _kind(plan, shard) not in WHOLE
+        }  # of these only the contents tell whether the last slice is there
+        contents = self._read([uri for key, uri in commits.items() if key[0] in partial])
+        slices: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for commit in contents:
+            slices[commit["shard"]].append(commit)
+        for file in plan["files"]:
+            for group, kind in enumerate(file["kinds"]):
+                shard = file["first"] + group
+                done = sorted(slices.get(shard, []), key=lambda commit: commit["number"])
+                if (kind in WHOLE and (shard, 0) in commits) or _complete(done):
+                    continue
+                row = {
+                    "shard": shard,
+                    "plan": self.at(file["path"]),
+                    "group": group,
+                    "done": [{"number": commit["number"], "end": commit["end"]} for commit in done],
+                    "parts": [join(self.output, commit["part"]["path"]) for commit in done if commit["part"]],
+                }
+                yield pa.Table.from_pylist([row], schema=TASK)
+
+    def finish(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Checks that every image that entered left, publishes the table, and writes the proof of completion.
+
+        Raises:
+            MachineError: something is missing or doubled; nothing was published.
+        """
+        commits = self._read(list(self.commits().values()))
+        _check(plan, commits)
+        snapshot = self._publish(plan, commits)
+        self._sweep(commits)
+        seconds: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        for commit in commits:
+            seconds.update(commit["seconds"])
+            reasons.update(commit["reasons"])
+        totals = {name: sum(commit[name] for commit in commits) for name in ("read", "placed", "rejected", "bytes")}
+        done = {
+            "run": self.id,
+            **totals,
+            "reasons": dict(reasons),
+            "listed": plan.get("listed", 0),
+            "skipped": plan.get("skipped", 0) + sum(commit["skipped"] for commit in commits),
+            "known": plan.get("known", 0),
+            "shards": plan["shards"],
+            "slices": len(commits),
+            "seconds": {stage: round(spent, 2) for stage, spent in seconds.items()},
+            "started": self.record["started"],
+            "finished": now(),
+            "table": snapshot.version,
+        }
+        self.store.put_if_absent(self.at("done.json"), json.dumps(done, indent=1).encode())
+        return done
+
+    def _publish(self, plan: dict[str, Any], commits: list[dict[str, Any]]) -> Snapshot:
+        while True:
+            old = latest(self.store, self.output)
+            if old is not None and old.record["run"] == self.id:
+                return old
+            parts = [commit["part"] for commit in sorted(commits, key=lambda c: (c["shard"], c["number"])) if commit["part"]]
+            keep = None if self.record["relocate"] else old
+            kept = superseding(self.store, keep, self._planned(plan)) if keep is not None else []
+            empty = [] if keep is None else list(keep.record["empty_sources"])
+            record = {
+                "run": self.id,
+                "fingerprint": self.record["fingerprint"],
+                "method": self.record["method"],
+                "parts": kept + parts,
+                "rows": sum(part["rows"] - len(part.get("removed", ())) for part in kept + parts),
+                "empty_sources": empty + self._empty(plan, commits),
+                "written": now(),
+            }
+            number = 1 if old is None else old.version + 1
+            uri = join(self.output, "table", f"{number}.json")
+            if self.store.put_if_absent(uri, json.dumps(record).encode()):
+                return Snapshot(output=self.output, version=number, record=record)
+
+    def _planned(self, plan: dict[str, Any]) -> Iterator[tuple[str]]:
+        for file in plan["files"]:
+            content = self.store.get(self.at(file["path"]))
+            for uri in pc.unique(pq.read_table(pa.BufferReader(content), columns=["uri"])["uri"]).to_pylist():
+                yield (uri,)
+
+    def _empty(self, plan: dict[str, Any], commits: list[dict[str, Any]]) -> list[list[str | None]]:
+        """(uri, etag) of containers that held no image, so that the next run knows them."""
+        read: Counter[int] = Counter()
+        for commit in commits:
+            read[commit["shard"]] += commit["read"]
+        empty = []
+        for file in plan["files"]:
+            hollow = [g for g in range(len(file["kinds"])) if not read[file["first"] + g]]
+            if hollow:
+                manifest = pq.ParquetFile(pa.BufferReader(self.store.get(self.at(file["path"]))))
+                for group in hollow:
+                    row = manifest.read_row_group(group, columns=["uri", "etag"]).to_pylist()[0]
+                    empty.append([row["uri"], row["etag"]])
+        return empty
+
+    def _sweep(self, commits: list[dict[str, Any]]) -> None:
+        """Removes this run's parts that no commit names: left by workers that died between part and commit."""
+        named = {commit["part"]["path"].rsplit("/", 1)[-1] for commit in commits if commit["part"]}
+        for page in self.store.objects(join(self.output, "places", f"{self.id}-")):
+            orphans = [item.uri for item in page if item.uri.rsplit("/", 1)[-1] not in named]
+            if orphans:
+                self.store.delete(orphans)
+
+    def _read(self, uris: list[str]) -> list[dict[str, Any]]:
+        missing = [uri for uri in uris if uri not in self._commits]
+        for uri, got in zip(missing, self.store.get_many(missing), strict=True):
+            if isinstance(got, BaseException):
+                raise got
+            self._commits[uri] = json.loads(got)
+        return [self._commits[uri] for uri in uris]
+
+
+def _shards(table: pa.Table) -> tuple[list[int], list[str]]:
+    runs = pc.run_end_encode(table["shard"].combine_chunks())
+    ends = runs.run_ends.to_pylist()
+    sizes = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return sizes, [table["kind"][end - 1].as_py() for end in ends]
+
+
+def _kind(plan: dict[str, Any], shard: int) -> str:
+    for file in reversed(plan["files"]):
+        if shard >= file["first"]:
+            kind: str = file["kinds"][shard - file["first"]]
+            return kind
+    raise MachineError(
+        f"shard {shard} is committed but not planned; the run's folder was tampered with, choose another --output"
+    )
+
+
+def _complete(commits: list[dict[str, Any]]) -> bool:
+    return bool(commits) and commits[-1]["last"] and len(commits) == commits[-1]["number"] + 1
+
+
+def _check(plan: dict[str, Any], commits: list[dict[str, Any]]) -> None:
+    by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for commit in commits:
+        by_shard[commit["shard"]].append(commit)
+        if commit["read"] != commit["placed"] + commit["rejected"]:
+            raise MachineError(f"shard {commit['shard']}: read {commit['read']} images, {commit['placed']} placed and "
+                               f"{commit['rejected']} rejected do not add up")  # fmt: skip
+    for file in plan["files"]:
+        for group, (rows, kind) in enumerate(zip(file["rows"], file["kinds"], strict=True)):
+            done = sorted(by_shard.pop(file["first"] + group, []), key=lambda commit: commit["number"])
+            if not _complete(done):
+                raise MachineError(f"shard {file['first'] + group} is not wholly committed; run the same command again")
+            if kind in WHOLE and done[0]["read"] != rows:
+                raise MachineError(f"shard {file['first'] + group}: {rows} images planned, {done[0]['read']} came out")
+    if by_shard:
+        raise MachineError(f"commits of shards that were never planned: {sorted(by_shard)[:5]}; choose another --output")
+
+
+def now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

@@ -1,0 +1,96 @@
+"""A slice's rows into one part and one commit.
+
+The bytes are built in memory and sent by one PUT: an exception inside an open output stream would publish half a file. The
+part is named by its content, so a slice done twice writes the same object twice; the commit is put-if-absent, so a slice done
+twice counts once. Who loses that race removes its own part if its content differed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+
+import pyarrow as pa
+
+from geobatch.actors import Slice
+from geobatch.errors import MachineError
+from geobatch.sink.rows import Stamp, as_written, parquet
+from geobatch.store import Store, StoreConfig, join
+
+#: What `Write` tells the driver about a slice.
+SUMMARY = pa.schema(
+    [
+        pa.field("shard", pa.int32()),
+        pa.field("number", pa.int32()),
+        pa.field("last", pa.bool_()),
+        pa.field("read", pa.int64()),
+        pa.field("placed", pa.int64()),
+        pa.field("rejected", pa.int64()),
+        pa.field("bytes", pa.int64()),
+    ]
+)
+
+
+def commit_name(shard: int, number: int) -> str:
+    """Name of a slice's commit below `runs/RUN/commits/`."""
+    return f"{shard:08d}.{number:06d}.json"
+
+
+class Write:
+    """The last stage: publishes a slice and says so. Takes slices, not tables, since the commit names the slice.
+
+    Args:
+        output: folder or `s3://bucket/prefix` of the table.
+        stamp: what the run writes into each row.
+        store: how to reach the output.
+    """
+
+    takes_slices = True
+
+    def __init__(self, output: str, stamp: Stamp, store: StoreConfig) -> None:
+        self.output, self.stamp, self.store = output, stamp, Store(store)
+
+    def __call__(self, piece: Slice) -> pa.Table:
+        """Writes part, then commit; returns one row of SUMMARY."""
+        started = time.perf_counter()
+        rows = as_written(piece.rows, self.stamp)
+        ids = rows["image_id"].to_pylist()
+        if len(set(ids)) != len(ids):
+            raise MachineError(f"shard {piece.shard} slice {piece.number} holds an image twice: a bug, report it")
+        part = None
+        if len(rows):
+            data = parquet(rows)
+            name = f"{self.stamp.run}-{piece.shard:08d}-{piece.number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+            part = {"path": f"places/{name}", "rows": len(rows), "bytes": len(data)}
+            self.store.put(join(self.output, part["path"]), data)
+        commit = self._commit(piece, rows, part, time.perf_counter() - started)
+        uri = join(self.output, "runs", self.stamp.run, "commits", commit_name(piece.shard, piece.number))
+        if not self.store.put_if_absent(uri, json.dumps(commit).encode()):
+            commit = self._concede(uri, part)
+        return pa.Table.from_pylist([{name: commit[name] for name in SUMMARY.names}], schema=SUMMARY)
+
+    def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, object] | None, spent: float) -> dict[str, object]:
+        reasons = Counter(reason for reason in rows["reason"].to_pylist() if reason)
+        return {
+            "shard": piece.shard,
+            "number": piece.number,
+            "last": piece.last,
+            "end": piece.end,
+            "skipped": piece.skipped,
+            "part": part,
+            "read": len(rows),
+            "placed": len(rows) - reasons.total(),
+            "rejected": reasons.total(),
+            "reasons": dict(sorted(reasons.items())),
+            "bytes": sum(size or 0 for size in rows["size"].to_pylist()),
+            "seconds": {stage: round(seconds, 4) for stage, seconds in (*piece.seconds, ("Write", spent))},
+        }
+
+    def _concede(self, uri: str, part: dict[str, object] | None) -> dict[str, object]:
+        """Another hand committed this slice first: its word counts."""
+        theirs: dict[str, object] = json.loads(self.store.get(uri))
+        if part and (not isinstance(theirs["part"], dict) or theirs["part"]["path"] != part["path"]):
+            self.store.delete([join(self.output, str(part["path"]))])
+        return theirs
