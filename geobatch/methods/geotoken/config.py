@@ -1,0 +1,193 @@
+"""Every number of GeoToken that is a choice, with the paper's values and the demo's.
+
+`GeoToken` is the network and what it reads and writes; `Training` how it learns; `Sampling` and `Selection` how one place is
+made of its distribution. `GeoToken.paper()` and `Training.paper()` are arXiv 2511.01082, sections 3 and 4; where paper and
+released code differ the paper is followed. `GeoToken.small()` is what two CPU cores train in two minutes.
+
+Three settings are not in the paper, and `paper()` has them off:
+
+- `prefix`: a token of a neighbour is worth copying only if the neighbour agrees with everything decoded so far. A plain
+  transformer has to compare two sequences to know; a summary of the prefix, added to the embedding on both sides, turns
+  that into one inner product.
+- `order`: the Hilbert position of a child says where it lies only together with the parent's orientation, so "the western
+  half" is a different token from cell to cell. "quadrant" numbers children by row and column of the cube face instead.
+  Both orders name the same cells.
+- `similarity`: the cosine of each neighbour to the query as a number, which attention can otherwise only approximate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from geobatch.errors import UserError
+
+Selector = Literal["log_probability", "similarity", "expected_distance", "expected_share"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoToken:
+    """The network: what it reads, its size, what it writes."""
+
+    level: int = 20
+    """S2 level of the cells that are decoded, 1 to 30."""
+    group_size: int = 1
+    """Levels a token stands for: 1 makes 4-way tokens, 2 makes 16-way ones; the face is always a token of its own."""
+    order: Literal["hilbert", "quadrant"] = "hilbert"
+    """How children are numbered: by position on S2's Hilbert curve (paper), or by row and column of the cube face."""
+    views: tuple[str, ...] = ("image", "location", "text")
+    """Names of the vectors each image has, in the order they are concatenated."""
+    vector_size: int = 768
+    """Length of each of these vectors."""
+    neighbours: int = 15
+    """Retrieved neighbours that the encoder reads."""
+    neighbour_places: tuple[Literal["tokens", "fourier"], ...] = ("tokens",)
+    """How the encoder is told where neighbours are: their tokens (paper), Fourier features of the point, or both."""
+    prefix: Literal["none", "sum", "hash"] = "none"
+    """Summary of the tokens before each token: none (paper), sum of their embeddings, or of hashed prefixes' embeddings."""
+    prefix_buckets: int = 4096
+    """Rows of the table that hashed prefixes share."""
+    similarity: bool = False
+    """Whether each neighbour's cosine to the query is given as a number."""
+    width: int = 512
+    """Width of the transformer (d_model)."""
+    encoder_layers: int = 10
+    """Layers of the encoder."""
+    decoder_layers: int = 10
+    """Layers of the decoder."""
+    heads: int = 8
+    """Attention heads of every layer."""
+    feed_forward: int = 1024
+    """Hidden width of the feed-forward layers."""
+    dropout: float = 0.1
+    """Share of activations dropped in training."""
+    first_weight: float = 2.0
+    """Weight of the first token's cross-entropy; falls linearly to `last_weight`."""
+    last_weight: float = 1.0
+    """Weight of the last token's cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.level <= 30:
+            raise UserError(f"level {self.level} is no S2 level; use 1 to 30")
+        if self.group_size < 1:
+            raise UserError(f"a token stands for at least one level, not {self.group_size}; use 1 or 2")
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is no multiple of {self.heads} heads; change one of them")
+        if not self.views or self.neighbours < 0:
+            raise UserError("a model needs at least one view and no negative number of neighbours; correct the config")
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Levels that each token after the face stands for; the last holds the rest."""
+        whole, rest = divmod(self.level, self.group_size)
+        return (self.group_size,) * whole + ((rest,) if rest else ())
+
+    @property
+    def vocabularies(self) -> tuple[int, ...]:
+        """Number of values of each token: 6 faces, then 4 to the power of its levels."""
+        return (6, *(4**levels for levels in self.groups))
+
+    @property
+    def length(self) -> int:
+        """Tokens of a place."""
+        return 1 + len(self.groups)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Loss weight of each token, w_t = 2 - t/20 in the paper."""
+        step = (self.last_weight - self.first_weight) / max(self.length - 1, 1)
+        return tuple(self.first_weight + step * t for t in range(self.length))
+
+    @classmethod
+    def paper(cls) -> GeoToken:
+        """The paper's network, about 55 million parameters."""
+        return cls()
+
+    @classmethod
+    def small(cls, vector_size: int = 128) -> GeoToken:
+        """The demo's network, about a million parameters: one vector an image, 3.5 km cells."""
+        return cls(
+            level=12,
+            group_size=2,
+            order="quadrant",
+            views=("image",),
+            vector_size=vector_size,
+            neighbours=5,
+            neighbour_places=("tokens",),
+            prefix="sum",
+            similarity=True,
+            width=128,
+            encoder_layers=2,
+            decoder_layers=2,
+            heads=4,
+            feed_forward=512,
+            dropout=0.0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the network learns."""
+
+    batch: int = 2048
+    """Images a step, over all workers together."""
+    epochs: int = 50
+    """Passes over the training images, unless `steps` is given."""
+    steps: int | None = None
+    """Steps in all; overrides `epochs`."""
+    learning_rate: float = 5e-5
+    """AdamW's learning rate at its highest."""
+    weight_decay: float = 1e-6
+    """AdamW's weight decay."""
+    schedule: Literal["step", "cosine"] = "step"
+    """Learning rate: times `gamma` after each epoch (paper), or a half cosine down to zero."""
+    gamma: float = 0.9
+    """Factor of the learning rate after each epoch, for schedule "step"."""
+    warm_up: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    clip: float = 1.0
+    """Largest norm of the gradient; longer ones are shortened to it."""
+    neighbour_dropout: float = 0.0
+    """Share of neighbours hidden at random in training, which teaches a model to do without near ones."""
+    bf16: bool = True
+    """Whether matrix products run in bfloat16."""
+    seed: int = 0
+    """Seed of the first weights, the order of images and every dropout."""
+
+    @classmethod
+    def paper(cls) -> Training:
+        """The paper's training."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> Training:
+        """The demo's training."""
+        return cls(batch=256, steps=700, learning_rate=2e-3, weight_decay=0.01, schedule="cosine", warm_up=50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How candidates are drawn."""
+
+    samples: int = 30
+    """Draws for each image (K)."""
+    temperature: float = 0.7
+    """Divides the logits before a draw; below 1 it sharpens the distribution."""
+    seed: int = 0
+    """With the image's id, decides the draws."""
+    batch: int = 64
+    """Images that go through the network together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How one candidate becomes the place."""
+
+    selector: Selector = "expected_distance"
+    """What decides."""
+    neighbour_mass: float = 0.5
+    """Share of the posterior given to the neighbours' places; 0 leaves them out of the pool."""
+    neighbour_temperature: float = 0.05
+    """Temperature of the softmax over similarities that splits this share among the neighbours."""
+    neighbours: int = 5
+    """Neighbours that are taken into the pool, nearest first."""

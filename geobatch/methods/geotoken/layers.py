@@ -1,0 +1,144 @@
+"""The two kinds of layers, and the attention that reads a memory shared by many prefixes.
+
+Layers are pre-norm: each adds f(norm(x)) to x and a last norm closes the stack. The paper does not say; twenty layers train
+without a warm-up this way, and post-norm ones do not. Attention is torch's `scaled_dot_product_attention`.
+
+In decoding, R prefixes of B images are packed in one matrix for everything that acts on rows. Only cross-attention needs
+to know which image a prefix belongs to: there the queries are laid out (B, F), F the most prefixes any image has, so
+that each image's keys and values are read in place, never copied per prefix. A copy would be 364 positions × 20 matrices ×
+512 × 4 bytes = 15 MB for each of 30 prefixes at the paper's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geobatch.methods.geotoken.config import GeoToken
+
+KeysValues = tuple[Tensor, Tensor]  # (rows, heads, positions, width / heads) each
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values are made apart from its queries, so that they can be kept."""
+
+    def __init__(self, config: GeoToken) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def split(self, x_RPW: Tensor) -> Tensor:
+        """(R, P, W) -> (R, heads, P, W / heads)."""
+        return x_RPW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, x_RPW: Tensor) -> KeysValues:
+        """Keys and values of R rows of P positions."""
+        key, value = self.key_value(x_RPW).chunk(2, dim=-1)
+        return self.split(key), self.split(value)
+
+    def attend(self, query: Tensor, memory: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(R, heads, Q, W / heads) queries -> (R, Q, W) before the output projection."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, *memory, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def forward(self, x_RQW: Tensor, memory: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(R, Q, W) -> (R, Q, W); `mask` is True where a key may be read, broadcast to (R, heads, Q, keys)."""
+        return self.out(self.attend(self.split(self.query(x_RQW)), memory, mask, causal))
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with a ReLU between."""
+
+    def __init__(self, config: GeoToken) -> None:
+        super().__init__(
+            nn.Linear(config.width, config.feed_forward),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.feed_forward, config.width),
+        )
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the whole input, then a feed-forward."""
+
+    def __init__(self, config: GeoToken) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x_BSW: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, W) -> (B, S, W)."""
+        normed = self.norms[0](x_BSW)
+        x_BSW = x_BSW + self.drop(self.attention(normed, self.attention.keys_values(normed), mask))
+        return x_BSW + self.drop(self.feed_forward(self.norms[1](x_BSW)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which image each of R prefixes belongs to, images in rising order, and its place in the (B, F) layout."""
+
+    images: int
+    width: int  # F
+    slot_R: Tensor | None  # image · F + rank; None where every image has exactly F prefixes
+
+    @classmethod
+    def of(cls, image_R: Tensor, images: int) -> Rows:
+        """Lays out prefixes whose images, (R,) in rising order, are given."""
+        counts = torch.bincount(image_R, minlength=images)
+        width = int(counts.max())
+        if width * images == len(image_R):
+            return cls(images, width, None)
+        rank = torch.arange(len(image_R), device=image_R.device) - (counts.cumsum(0) - counts)[image_R]
+        return cls(images, width, image_R * width + rank)
+
+    def spread(self, x_RW: Tensor) -> Tensor:
+        """(R, W) -> (B, F, W), zero where an image has fewer prefixes."""
+        if self.slot_R is not None:
+            x_RW = x_RW.new_zeros(self.images * self.width, x_RW.shape[1]).index_copy(0, self.slot_R, x_RW)
+        return x_RW.unflatten(0, (self.images, self.width))
+
+    def gather(self, x_BFW: Tensor) -> Tensor:
+        """The inverse of `spread`."""
+        x = x_BFW.flatten(0, 1)
+        return x if self.slot_R is None else x[self.slot_R]
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention to the memory, then a feed-forward."""
+
+    def __init__(self, config: GeoToken) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+        self.attention = Attention(config)
+        self.cross = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTW: Tensor, memory: KeysValues, mask: Tensor | None) -> Tensor:
+        """(B, T, W) -> (B, T, W), all positions at once."""
+        normed = self.norms[0](x_BTW)
+        x_BTW = x_BTW + self.drop(self.attention(normed, self.attention.keys_values(normed), causal=True))
+        x_BTW = x_BTW + self.drop(self.cross(self.norms[1](x_BTW), memory, mask))
+        return x_BTW + self.drop(self.feed_forward(self.norms[2](x_BTW)))
+
+    def step(
+        self, x_RW: Tensor, past: KeysValues | None, memory: KeysValues, mask: Tensor | None, rows: Rows
+    ) -> tuple[Tensor, KeysValues]:
+        """(R, W) -> (R, W): one further position of R prefixes, and the keys and values with that position added."""
+        normed = self.norms[0](x_RW)[:, None]
+        present = self.attention.keys_values(normed)
+        if past is not None:
+            present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
+        x_RW = x_RW + self.attention(normed, present)[:, 0]
+        query = self.cross.split(rows.spread(self.cross.query(self.norms[1](x_RW))))
+        x_RW = x_RW + self.cross.out(rows.gather(self.cross.attend(query, memory, mask)))
+        return x_RW + self.feed_forward(self.norms[2](x_RW)), present
