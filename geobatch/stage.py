@@ -88,8 +88,9 @@ def rejected(table: pa.Table, stage: str, fates: dict[int, Rejection]) -> pa.Tab
 def _narrow(stage: Stage, table: pa.Table) -> pa.Table:
     errors: list[Exception] = []
     done = pa.concat_tables(_halve(stage, table, errors))
-    if len(errors) == len(table) > 1 and not all(isinstance(error, Rejection) for error in errors):
-        raise errors[0]
+    faults = [error for error in errors if not isinstance(error, Rejection)]
+    if len(errors) == len(table) > 1 and faults:
+        raise faults[0]
     return done
 
 

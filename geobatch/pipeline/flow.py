@@ -1,0 +1,193 @@
+"""One run over an archive, whatever its stages: list, freeze, work, prove.
+
+The driver may die anywhere. What it leaves in the bucket says how far it came (`geobatch.sink`), and the same call goes on
+from there. A worker may die as well: Ray restarts it and gives it its slice again, three times; if that fails, or a node is
+lost in a way Ray does not survive, the driver lists the commits and sends what is missing through a fresh river, as long as
+each pass commits something.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from geobatch.actors import Hands, run_river, start
+from geobatch.archive.plan import ArchiveConfig, plan
+from geobatch.archive.source import Read
+from geobatch.errors import GeobatchError, MachineError, UserError
+from geobatch.progress import Progress, say
+from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
+from geobatch.sink.record import WHOLE
+from geobatch.sink.table import Keys
+from geobatch.store import Store, StoreConfig
+
+#: Passes in a row that may commit nothing before a run gives up.
+BARREN_PASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """What one run is.
+
+    Fields:
+        archive: what is read.
+        output: where the table lies.
+        store: how both are reached.
+        method: name of the method, or of the kind of rows ("gallery", "pictures").
+        fingerprint: hash of everything that decides a row.
+        river: the stages between Read and Write.
+        coarsen_km: rounds every coordinate that is written; 0 leaves them.
+        relocate: start the table anew although the fingerprint differs.
+        address: Ray cluster, or None for this machine.
+        what: two words for the progress line.
+    """
+
+    archive: ArchiveConfig
+    output: str
+    store: StoreConfig
+    method: str
+    fingerprint: str
+    river: list[Hands]
+    coarsen_km: float = 0.0
+    relocate: bool = False
+    address: str | None = None
+    what: str = "located"
+
+
+def flow(job: Flow) -> dict[str, Any]:
+    """Runs it to its end and returns the account that `done.json` holds.
+
+    Returns:
+        The account, with `"new": False` where nothing was left to do.
+
+    Raises:
+        UserError: the output is another's, the archive holds nothing, access is denied.
+        MachineError: workers kept failing; the same command takes the run up again.
+    """
+    _apart(job.archive.uri, job.output)
+    store = Store(job.store)
+    described = {"uri": job.archive.uri, "include": list(job.archive.include), "exclude": list(job.archive.exclude)}
+    run, table = open_run(
+        store, job.output, method=job.method, fingerprint=job.fingerprint, archive=described, relocate=job.relocate
+    )
+    if run.resumed:
+        say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
+    frozen = run.plan() if run.resumed else None
+    if frozen is None:
+        frozen = _freeze(run, job, store, table)
+        if frozen is None:
+            assert table is not None
+            say(f"nothing new in {job.archive.uri}: table {table.version} at {job.output} holds it all ({table.record['rows']:,} rows)")
+            return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
+    _work(run, frozen, job)
+    return {"new": True, **run.finish(frozen)}
+
+
+def _freeze(run: Run, job: Flow, store: Store, table: Snapshot | None) -> dict[str, Any] | None:
+    """Lists the archive into the run's frozen plan; None if nothing in it is new."""
+    known = _known(store, table) if table is not None else None
+    counts = {"listed": 0, "skipped": 0, "known": 0, "images": 0}
+    with Progress("listed", unit="objects") as progress:
+
+        def tables() -> Iterator[pa.Table]:
+            for planned in plan(store, job.archive, known=known):
+                counts["images"] += len(planned.table)
+                counts.update(skipped=planned.skipped, known=planned.known)
+                progress.add(planned.listed - counts["listed"])
+                counts["listed"] = planned.listed
+                if len(planned.table):
+                    yield planned.table
+
+        stream = tables()
+        first = next(stream, None)
+        if first is None and table is not None:
+            return None
+        run = _adopt(run, begin(run))
+        return run.plan() or run.freeze(chain([first] if first is not None else [], stream), counts)
+
+
+def _adopt(run: Run, begun: Run) -> Run:
+    run.record, run.resumed = begun.record, begun.resumed
+    return run
+
+
+def _known(store: Store, table: Snapshot) -> Any:
+    """Which (uri, etag) the table holds already, as a question the planner may ask of many at once."""
+
+    def pairs() -> Iterator[tuple[str | None, ...]]:
+        for rows in table.tables(store, ["uri", "etag"]):
+            yield from set(zip(rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True))
+        yield from ((uri, etag) for uri, etag in table.record["empty_sources"])
+
+    keys = Keys(pairs())
+    return lambda objects: keys.holds(objects).tolist()
+
+
+def _work(run: Run, frozen: dict[str, Any], job: Flow) -> None:
+    stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
+    read = Hands(stage=Read, make={"archive": job.archive, "store": job.store, "output": job.store}, cpus=0.5)
+    write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
+    river = [read, *job.river, write]
+    whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
+    images = sum(sum(file["rows"]) for file in frozen["files"]) if whole else None
+    barren = 0
+    while tasks := list(run.remaining(frozen)):
+        start(river, job.address)
+        committed = len(run.commits())
+        before = (images - _images(frozen, tasks)) if images is not None else 0
+        try:
+            with Progress(job.what, images, done=before) as progress:
+                for block in run_river(tasks, river):
+                    for row in block.to_pylist():
+                        note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
+                        progress.add(row["read"], note)
+        except (ray.exceptions.RayError, GeobatchError) as error:
+            barren = barren + 1 if len(run.commits()) == committed else 0
+            _give_up_or_go_on(error, barren, job)
+
+
+def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
+    rows = {file["first"] + group: size for file in frozen["files"] for group, size in enumerate(file["rows"])}
+    return sum(rows[task["shard"][0].as_py()] for task in tasks)
+
+
+def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
+    """Raises what another pass cannot cure, says what it might."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, UserError):
+            raise cause
+    text = " ".join(str(causes[-1]).split())[:500] or type(causes[-1]).__name__
+    if barren >= BARREN_PASSES:
+        raise MachineError(
+            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the same command again: "
+            f"what {job.output} holds is kept"
+        ) from error
+    say(f"a pass over the archive ended early ({text}); going on with what is left")
+    time.sleep(2.0 * barren)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = getattr(following, "cause", None) or following.__cause__
+
+
+def _apart(archive: str, output: str) -> None:
+    inside = output.rstrip("/") + "/"
+    if inside.startswith(archive.rstrip("/") + "/"):
+        raise UserError(f"--output {output} lies inside --archive {archive}, which would be read again; choose another place")
+
+
+def described(config: Any) -> dict[str, Any]:
+    """A config dataclass as the JSON that a fingerprint hashes."""
+    return asdict(config)

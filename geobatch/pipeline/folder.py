@@ -1,0 +1,96 @@
+"""Model and gallery folders: brought to this machine, and fingerprinted by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from geobatch.errors import UserError
+from geobatch.store import Store
+
+#: The file that makes a folder a model: {"method": …, "gallery": …}.
+CARD = "geobatch.json"
+
+
+def cache() -> Path:
+    """Where folders from a bucket are kept, by their content; `GEOBATCH_CACHE` moves it."""
+    return Path(os.environ.get("GEOBATCH_CACHE") or Path.home() / ".cache" / "geobatch")
+
+
+def local_folder(store: Store, uri: str, what: str) -> Path:
+    """The folder at `uri` as a local path: itself if it is one, else a copy named by the etags of what it holds.
+
+    Raises:
+        UserError: there is nothing at `uri`.
+    """
+    if not uri.startswith("s3://"):
+        path = Path(uri.removeprefix("file://"))
+        if not path.is_dir():
+            raise UserError(f"there is no {what} folder {uri}; check the path, or make one with the jobs the README lists")
+        return path.resolve()
+    objects = [item for page in store.objects(uri.rstrip("/") + "/") for item in page]
+    if not objects:
+        raise UserError(f"there is no {what} at {uri}; check the bucket and prefix")
+    digest = hashlib.sha256(json.dumps([[item.uri, item.etag] for item in objects]).encode()).hexdigest()[:20]
+    target = cache() / digest
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        copy = Path(scratch) / "copy"
+        for item, content in zip(objects, store.get_many([item.uri for item in objects]), strict=True):
+            if isinstance(content, BaseException):
+                raise content
+            path = (copy / item.uri[len(uri.rstrip("/")) + 1 :]).resolve()
+            if not path.is_relative_to(copy.resolve()):
+                raise UserError(f"{item.uri} would leave its folder; rename that object")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        try:
+            copy.rename(target)
+        except OSError:  # another process was faster
+            shutil.rmtree(copy, ignore_errors=True)
+    return target
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself.
+
+    Raises:
+        UserError: it is none.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise UserError(f"{folder} is no geobatch model (it has no {CARD}); make one with jobs/geotoken_train.py")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def fingerprint_of(folder: Path, leave: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the names and bytes of every file below `folder`, but those below the names in `leave`."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = path.relative_to(folder).as_posix()
+        if relative.split("/")[0] in leave:
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{relative}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def fingerprint(decides: dict[str, Any]) -> str:
+    """Hash of a JSON-able description of everything that decides a row."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def beside(model: Path, name: str) -> str:
+    """A path in a card, relative to its model folder, as a full one."""
+    return name if "://" in name else str((model / name).resolve())
+
+

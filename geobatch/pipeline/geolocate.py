@@ -1,0 +1,137 @@
+"""The main job: every image of an archive becomes a place or a rejection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from geobatch.actors import Hands, cores
+from geobatch.archive.plan import ArchiveConfig
+from geobatch.errors import UserError
+from geobatch.image import Decode, DecodeConfig
+from geobatch.methods import geotoken
+from geobatch.pipeline.flow import Flow, described, flow
+from geobatch.pipeline.folder import beside, card, fingerprint, fingerprint_of, local_folder
+from geobatch.progress import say
+from geobatch.store import Store, StoreConfig
+
+#: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
+ANSWER_VERSION = 1
+
+#: Each has `Locate` (its settings, a dataclass) and `river(model, gallery, settings, workers)`.
+METHODS = ("geotoken",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeolocateBucket:
+    """Locates every image of an archive and writes one Parquet table."""
+
+    archive: str
+    """Where the images lie: s3://bucket/prefix or a folder (loose images, tar, zip, Parquet below it), one such file, or a
+    CSV or Parquet manifest with a `uri` column."""
+    output: str
+    """Where the table goes: s3://bucket/prefix or a folder. The same command takes up a run that died."""
+    model: str
+    """Folder or s3:// prefix of a trained model."""
+    gallery: str | None = None
+    """Folder or s3:// prefix of a gallery; default: the one that the model's folder names."""
+    method: str | None = None
+    """How to locate; default: what the model's folder names."""
+    include: tuple[str, ...] = ()
+    """Globs of names that are images whatever their extension; with any given, nothing else is."""
+    exclude: tuple[str, ...] = ()
+    """Globs of names to pass over."""
+    max_bytes: int = ArchiveConfig.max_bytes
+    """Encoded bytes above which an image is rejected unread."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How pictures are decoded."""
+    geotoken: geotoken.Locate = field(default_factory=geotoken.Locate)
+    """Settings of the method GeoToken."""
+    no_exif: bool = False
+    """Leave EXIF coordinates and capture time out of the table."""
+    coarsen: float = 0.0
+    """Round every coordinate that is written to a grid of this many km."""
+    relocate: bool = False
+    """Start the table at --output anew although another model, gallery or setting made it."""
+    shard_rows: int = ArchiveConfig.shard_rows
+    """Images of one unit of work, at most."""
+    workers: int = 0
+    """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
+    address: str | None = None
+    """Ray cluster to work on ("auto", or its address); default: RAY_ADDRESS, else this machine."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """How buckets are reached."""
+
+
+def geolocate(config: GeolocateBucket) -> dict[str, Any]:
+    """Runs the main job; returns the account of the run (see `geobatch.pipeline.flow.flow`).
+
+    Raises:
+        UserError: something about the arguments or the output must be resolved first.
+        MachineError: workers kept failing; the same call takes the run up again.
+    """
+    store = Store(config.store)
+    model = local_folder(store, config.model, "model")
+    about = card(model)
+    method = config.method or about["method"]
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}; use one of {', '.join(METHODS)}")
+    if method != about["method"]:
+        raise UserError(f"{config.model} is a model of {about['method']}, not of {method}; leave --method out")
+    named = config.gallery or (beside(model, about["gallery"]) if about.get("gallery") else None)
+    if named is None:
+        raise UserError(f"{config.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
+    gallery = local_folder(store, named, "gallery")
+    settings = getattr(config, method)
+    decode = replace(config.decode, exif=not config.no_exif)
+    decides = {
+        "answer_version": ANSWER_VERSION,
+        "method": method,
+        "model": fingerprint_of(model),
+        "gallery": import_module(f"geobatch.methods.{method}").gallery_fingerprint(gallery),
+        "settings": described(settings),
+        "decode": described(decode),
+        "max_bytes": config.max_bytes,
+        "coarsen": config.coarsen,
+    }
+    workers = config.workers or cores()
+    account = flow(
+        Flow(
+            archive=ArchiveConfig(
+                uri=config.archive,
+                include=config.include,
+                exclude=config.exclude,
+                max_bytes=config.max_bytes,
+                shard_rows=config.shard_rows,
+            ),
+            output=config.output,
+            store=config.store,
+            method=method,
+            fingerprint=fingerprint(decides),
+            river=[decoding(decode, workers), *geotoken.river(model, gallery, settings, workers)],
+            coarsen_km=config.coarsen,
+            relocate=config.relocate,
+            address=config.address,
+        )
+    )
+    if account["new"]:
+        _tell(account, config.output)
+    return account
+
+
+def decoding(config: DecodeConfig, workers: int) -> Hands:
+    """The stage that every river over images begins with."""
+    return Hands(stage=Decode, make={"config": config}, workers=workers)
+
+
+def _tell(account: dict[str, Any], output: str) -> None:
+    say(f"run {account['run']}: read {account['read']:,} = placed {account['placed']:,} + rejected {account['rejected']:,}")
+    for reason, count in sorted(account["reasons"].items(), key=lambda each: -each[1]):
+        say(f"  rejected, {reason}: {count:,}")
+    if account["skipped"] or account["known"]:
+        say(f"  passed over: {account['skipped']:,} that are no images by name, {account['known']:,} already in the table")
+    say(f"table {account['table']} at {output}")
+
+

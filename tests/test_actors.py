@@ -1,0 +1,83 @@
+"""Slices survive the way through Ray's blocks, bit by bit and zero-copy."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geobatch.actors import Hands, Slice, _on_slices
+
+ROWS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("bytes", pa.large_binary()),
+        pa.field("vector", pa.list_(pa.float32())),
+    ]
+)
+row = st.fixed_dictionaries(
+    {
+        "image_id": st.text(max_size=8),
+        "bytes": st.none() | st.binary(max_size=20),
+        "vector": st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=4),
+    }
+)
+
+
+@given(st.lists(st.lists(row, max_size=5), min_size=1, max_size=4), st.booleans())
+def test_slices_round_trip_through_one_block(pieces: list[list[dict[str, object]]], chunked: bool) -> None:
+    slices = []
+    for number, rows in enumerate(pieces):
+        table = pa.Table.from_pylist(rows, schema=ROWS)
+        if chunked:
+            table = pa.concat_tables([table[:1], table[1:]])
+        slices.append(
+            Slice(
+                shard=3,
+                number=number,
+                last=number == len(pieces) - 1,
+                end=10 * number,
+                skipped=number,
+                rows=table,
+                seconds=(("Read", 0.5), ("Decode", 1.25)),
+            )  # fmt: skip
+        )
+    back = list(Slice.from_block(pa.concat_tables([each.to_block() for each in slices])))
+    assert [(s.shard, s.number, s.last, s.end, s.skipped, s.seconds) for s in back] == [
+        (s.shard, s.number, s.last, s.end, s.skipped, s.seconds) for s in slices
+    ]
+    for ours, theirs in zip(slices, back, strict=True):
+        assert theirs.rows.schema.equals(ROWS)
+        assert theirs.rows.to_pylist() == ours.rows.to_pylist()
+
+
+def test_wrapping_copies_no_bytes() -> None:
+    payload = pa.array([b"x" * 1_000_000], pa.large_binary())
+    table = pa.table({"bytes": payload})
+    block = Slice(shard=0, number=0, last=True, end=0, skipped=0, rows=table).to_block()
+    (back,) = Slice.from_block(block)
+    assert back.rows["bytes"].chunk(0).buffers()[2].address == payload.buffers()[2].address
+
+
+class Shout:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.append_column("loud", pa.array([name.upper() for name in table["image_id"].to_pylist()]))
+
+
+def test_ray_sees_the_stage_by_its_name_and_a_block_of_two_slices_stays_two() -> None:
+    wrapped = _on_slices(Shout)
+    assert wrapped.__name__ == "Shout"
+    blocks = [
+        Slice(shard=s, number=0, last=True, end=0, skipped=0, rows=pa.table({"image_id": [f"a{s}", f"b{s}"]})).to_block()
+        for s in range(2)
+    ]
+    out = [piece for block in wrapped({})(pa.concat_tables(blocks)) for piece in Slice.from_block(block)]
+    assert [piece.rows["loud"].to_pylist() for piece in out] == [["A0", "B0"], ["A1", "B1"]]
+    assert [stage for stage, _ in out[0].seconds] == ["Shout"]
+
+
+def test_hands_make_their_stage_without_ray() -> None:
+    assert isinstance(Hands(stage=Shout)(), Shout)
+    with pytest.raises(TypeError):
+        Hands(stage=Shout, make={"nonsense": 1})()
