@@ -94,6 +94,6 @@ def _last_run(store: Store, output: str, table: Snapshot | None) -> tuple[int, d
 
 def _refusal(output: str, what: str, theirs: str, ours: str) -> str:
     return (
-        f"{output} was made by another model, gallery or setting ({what} has fingerprint {theirs[:12]}, this is {ours[:12]}); "
-        "choose another --output, or give --relocate to start its table anew"
+        f"{output} was made by another model, gallery or setting ({what}: fingerprint {theirs[:12]}, "
+        f"this is {ours[:12]}); choose another --output, or give --relocate to start its table anew"
     )

@@ -97,7 +97,7 @@ class Run:
     def commits(self) -> dict[tuple[int, int], str]:
         """(shard, slice) of every commit, with its URI: one listing, no reading."""
         found = {}
-        for page in self.store.objects(self.at("commits") + "/"):
+        for page in self.store.objects(self.at("commits")):
             for item in page:
                 shard, number, _ = item.uri.rsplit("/", 1)[-1].split(".")
                 found[int(shard), int(number)] = item.uri
@@ -208,10 +208,9 @@ class Run:
     def _sweep(self, commits: list[dict[str, Any]]) -> None:
         """Removes this run's parts that no commit names: left by workers that died between part and commit."""
         named = {commit["part"]["path"].rsplit("/", 1)[-1] for commit in commits if commit["part"]}
-        for page in self.store.objects(join(self.output, "places", f"{self.id}-")):
-            orphans = [item.uri for item in page if item.uri.rsplit("/", 1)[-1] not in named]
-            if orphans:
-                self.store.delete(orphans)
+        for page in self.store.objects(join(self.output, "places")):
+            names = [(item.uri, item.uri.rsplit("/", 1)[-1]) for item in page]
+            self.store.delete(uri for uri, name in names if name.startswith(f"{self.id}-") and name not in named)
 
     def _read(self, uris: list[str]) -> list[dict[str, Any]]:
         missing = [uri for uri in uris if uri not in self._commits]

@@ -1,7 +1,7 @@
 """Rows as they are written: the columns of PLACE or GALLERY, and GeoParquet bytes.
 
 Every part is a valid GeoParquet 1.1 file by itself (WKB points, OGC:CRS84, the default), so that a folder of parts opens in
-DuckDB, GeoPandas and GDAL as it is. Bytes are a function of the rows alone, which is what lets a part be named by its content.
+DuckDB, GeoPandas and GDAL as it is. Bytes are a function of the rows alone, so a part can be named by its content.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Snapshot:
 
 def latest(store: Store, output: str) -> Snapshot | None:
     """The newest version of the table, or None while no run has finished."""
-    names = [item.uri.rsplit("/", 1)[-1] for page in store.objects(join(output, "table") + "/") for item in page]
+    names = [item.uri.rsplit("/", 1)[-1] for page in store.objects(join(output, "table")) for item in page]
     numbers = [int(found[1]) for name in names if (found := re.fullmatch(r"(\d+)\.json", name))]
     if not numbers:
         return None

@@ -1,8 +1,8 @@
 """A slice's rows into one part and one commit.
 
 The bytes are built in memory and sent by one PUT: an exception inside an open output stream would publish half a file. The
-part is named by its content, so a slice done twice writes the same object twice; the commit is put-if-absent, so a slice done
-twice counts once. Who loses that race removes its own part if its content differed.
+part is named by its content, so a slice done twice writes the same object twice; the commit is put-if-absent, so it counts
+once. Who loses that race removes its own part if its content differed.
 """
 
 from __future__ import annotations
