@@ -1,0 +1,183 @@
+"""Bytes of one object as a file: once in order, or at any place.
+
+`Stream` reads an object from a position to its end through one GET. When the connection breaks in the middle it opens
+another from where it was, with `If-Match`, so that the two halves belong to the same bytes; it gives up after `attempts`
+breaks within one mebibyte. `RangeFile` is seekable: it fetches blocks of 4 MiB and keeps the last few, for formats
+whose table of contents is at the end.
+
+Neither covers a server that sends one byte a minute: only silence longer than `read_timeout` counts as a break.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from geobatch.errors import GeobatchError
+from geobatch.store.faults import Changed, StoreConfig, given_up, wait
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: Progress after which earlier breaks are forgiven.
+_FORGIVEN = 1 << 20
+
+
+class Opened(Protocol):
+    """One answer whose body has not been read yet."""
+
+    etag: str
+    size: int  # of the whole object, bytes
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+
+    def close(self) -> None:
+        """Ends the answer, read or not."""
+
+
+class Stream(io.RawIOBase):
+    """An object read once, in order, across broken connections.
+
+    Args:
+        uri: the object, for messages.
+        config: attempts and backoff.
+        open_at: opens the object at a byte, if it still has the given etag.
+        judge: as in `persist`.
+        start: first byte to read.
+        if_match: the etag it must have; by default the one it has when it is opened.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        config: StoreConfig,
+        open_at: Callable[[int, str | None], Opened],
+        judge: Callable[[Exception, str], Exception | None],
+        *,
+        start: int = 0,
+        if_match: str | None = None,
+    ) -> None:
+        self._uri, self._config, self._open_at, self._judge = uri, config, open_at, judge
+        self._body: Opened | None = open_at(start, if_match)
+        self.etag, self.size = self._body.etag, self._body.size
+        self._position, self._failures, self._failed_at = start, 0, start
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the object's begin."""
+        return self._position
+
+    def close(self) -> None:
+        """Drops the connection."""
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        super().close()
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fills `buffer` with up to 1 MiB; 0 means the end of the object.
+
+        Raises:
+            Changed: the object was replaced meanwhile.
+            NotFound: it is gone.
+            Unreadable: the connection broke too often.
+        """
+        view = memoryview(buffer).cast("B")
+        want = min(len(view), 1 << 20, self.size - self._position)
+        while want > 0:
+            try:
+                if self._body is None:
+                    self._body = self._open_at(self._position, self.etag)
+                data = self._body.read(want)
+                if not data:
+                    raise ConnectionError(f"the answer ended at byte {self._position} of {self.size}")
+            except GeobatchError:
+                raise
+            except Exception as error:  # noqa: BLE001 — judged in `_broke`, never swallowed
+                self._broke(error)
+                continue
+            view[: len(data)] = data
+            self._position += len(data)
+            return len(data)
+        return 0
+
+    def _broke(self, error: Exception) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        final = self._judge(error, self._uri)
+        if final is not None:
+            raise final from error
+        if self._position - self._failed_at >= _FORGIVEN:
+            self._failures = 0
+        self._failures, self._failed_at = self._failures + 1, self._position
+        if self._failures >= self._config.attempts:
+            raise given_up(self._config, self._uri, error) from error
+        wait(self._config, self._failures)
+
+
+class RangeFile(io.RawIOBase):
+    """An object as a seekable file that reads blocks by Range and keeps the last few.
+
+    Args:
+        get: the bytes from start to end (exclusive) of the object.
+        size: of the object, bytes.
+        block: bytes fetched at once.
+        kept: how many blocks stay in memory.
+    """
+
+    def __init__(self, get: Callable[[int, int], bytes], size: int, *, block: int = 4 << 20, kept: int = 4) -> None:
+        self._get, self._size, self._block, self._kept = get, size, block, kept
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the object's begin."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Moves; fetches nothing."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if origin + offset < 0:
+            raise ValueError(f"seek to byte {origin + offset}")
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fills `buffer` up to the end of the block it begins in; 0 means the end of the object."""
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._size or not len(view):
+            return 0
+        number, inside = divmod(self._position, self._block)
+        data = self._fetched(number)[inside : inside + len(view)]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _fetched(self, number: int) -> bytes:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        start = number * self._block
+        end = min(start + self._block, self._size)
+        data = self._get(start, end)
+        if len(data) != end - start:
+            raise Changed(f"the object ended at byte {start + len(data)} of {self._size}")
+        self._blocks[number] = data
+        while len(self._blocks) > self._kept:
+            self._blocks.popitem(last=False)
+        return data

@@ -1,0 +1,96 @@
+"""What tests of several rooms stand on: an S3 server, and the real data where there is any.
+
+The server is moto's, in a process of its own: there it honours conditional writes, and cannot deadlock with pyarrow.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from geobatch.store import StoreConfig
+from geobatch.store.s3 import S3
+
+#: Ray's workers listen here.
+RAY_PORTS = range(10002, 20000)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on, outside of Ray's."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in RAY_PORTS:
+            return port
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server."""
+
+    endpoint: str
+
+    def config(self, **settings: object) -> StoreConfig:
+        """How to reach it, waiting little between attempts."""
+        return StoreConfig(**{"endpoint": self.endpoint, "region": "us-east-1", "backoff": 0.01, **settings})  # type: ignore[arg-type]
+
+    def bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        name = f"b-{uuid.uuid4().hex[:12]}"
+        S3(self.config())._client().create_bucket(Bucket=name)
+        return name
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """moto's S3 server for the session, and credentials for it in the environment."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.delenv("AWS_SESSION_TOKEN", raising=False)
+        patch.delenv("AWS_PROFILE", raising=False)
+        try:
+            _await(server, port)
+            yield S3Server(f"http://127.0.0.1:{port}")
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def _await(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"moto's server ended with status {server.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError("moto's server did not answer within a minute")
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real data that GEOBATCH_REALDATA names."""
+    folder = os.environ.get("GEOBATCH_REALDATA")
+    if not folder:
+        pytest.skip("GEOBATCH_REALDATA is unset: the real data is not here")
+    return Path(folder)
