@@ -76,7 +76,7 @@ class Truth:
             if row is None:
                 continue
             found[at] = row
-            if whole is None and owner.setdefault(row, at) != at:
+            if owner.setdefault(row, at) != at:
                 raise UserError(
                     f"{self.image_id[row]!r} in {self.name} fits both {image_ids[owner[row]]!r} and {image_id!r}; "
                     "write whole image ids there"
@@ -87,7 +87,8 @@ class Truth:
         for ending in _endings(image_id):
             if ending in exact:
                 return exact[ending]
-        rows = by_last.get(_last(image_id), [])
+        last = _last(image_id)
+        rows = by_last.get(last, []) if last else []
         if len(rows) > 1:
             first, second = (self.image_id[row] for row in rows[:2])
             raise UserError(f"{image_id!r} fits both {first!r} and {second!r} in {self.name}; write whole image ids there")

@@ -1,0 +1,200 @@
+"""A table of places against truth: what the chosen places got, and what other choices would have got.
+
+    chosen                   the table's latitude and longitude
+    nearest neighbour        the first of `neighbours`, no model at all
+    log-probability          the sample with the largest score
+    oracle of the samples    the sample nearest to the truth: what the model knew
+    oracle of the pool       the candidate of any origin nearest to the truth: what a perfect choice would get
+
+All rows of the table whose image has a known place are judged, rejected ones as wrong, so that every choice
+has the same denominator; a choice that a row does not offer (no neighbours, no samples) is wrong there too.
+Rows without truth are counted, not judged, and so are places in the truth whose image the table does not
+hold, unless `count_missing` makes them wrong as well, as a published benchmark wants where images could not
+be had.
+
+The distance to the photographs' own GPS is reported beside all that, whatever the truth is.
+
+Not covered: tables of some millions of judged images, whose lists pass Arrow's 2 GiB of text; a selector that
+needs more than the table holds, such as the likeness to gallery images. `others` takes whole tables located
+in another way and judges them over the same images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, Evaluation
+from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, calibration, figures, paired_difference
+from geobatch.benchmark.truth import Truth
+from geobatch.errors import UserError
+from geobatch.geo.distance import haversine_km
+from geobatch.schema import RADII_KM, probability_column
+
+Floats = NDArray[np.float64]
+
+
+def evaluate(
+    places: pa.Table,
+    truth: Truth,
+    *,
+    others: Mapping[str, pa.Table] | None = None,
+    count_missing: bool = False,
+    bootstrap: Bootstrap | None = None,
+) -> Evaluation:
+    """Judges a table of `geobatch.schema.PLACE`.
+
+    Args:
+        places: the table, in any order; `candidates`, `neighbours` and probabilities may be null.
+        truth: where the images were taken.
+        others: further tables of the same images, by the name of their line.
+        count_missing: whether an image of the truth that the table does not hold is wrong (otherwise left
+            out).
+        bootstrap: how intervals are drawn.
+
+    Raises:
+        UserError: no image of the table is in the truth, or an image stands in a table twice.
+    """
+    ids = _unique_ids(places, "the table")
+    found = truth.match(ids)
+    rows, true_rows = np.flatnonzero(found >= 0), found[found >= 0]
+    if not rows.size:
+        raise UserError(
+            f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth {list(truth.image_id[:1])});"
+            " give the truth of these images"
+        )
+    absent = np.setdiff1d(np.arange(len(truth.image_id)), true_rows)
+    if count_missing:
+        rows, true_rows = np.append(rows, np.full(absent.size, -1)), np.append(true_rows, absent)
+    judged = _Judged(places, rows, truth.latitude[true_rows], truth.longitude[true_rows])
+    distances = judged.choices()
+    for name, table in (others or {}).items():
+        distances[name] = _other(table, name, [truth.image_id[row] for row in true_rows], judged, truth)
+    chosen, neighbour = distances[CHOSEN], distances.get(NEIGHBOUR)
+    reasons = pc.value_counts(places["reason"].drop_null()).to_pylist()
+    return Evaluation(
+        truth=truth.name,
+        images=rows.size,
+        placed=int(pc.sum(pc.equal(places["status"], "placed")).as_py() or 0),
+        rejected={one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])},
+        without_truth=len(ids) - int(np.sum(found >= 0)),
+        missing=absent.size,
+        choices={name: figures(distance, bootstrap=bootstrap) for name, distance in distances.items()},
+        against_neighbour={}
+        if neighbour is None
+        else {km: paired_difference(chosen, neighbour, km, bootstrap) for km in RADII_KM},
+        calibration=judged.calibrations(chosen),
+        exif=_exif_figures(places, bootstrap),
+        distances=distances,
+        rows=rows,
+        true_latitude=judged.latitude,
+        true_longitude=judged.longitude,
+    )
+
+
+_JUDGED_BY = ("latitude", "longitude", "candidates", "neighbours", *map(probability_column, RADII_KM))
+
+
+class _Judged:
+    """The rows of a table that are judged (-1: not in it), with the true place of each."""
+
+    def __init__(self, places: pa.Table, rows: NDArray[np.intp], latitude: Floats, longitude: Floats) -> None:
+        here = pa.array(rows, pa.int64(), mask=rows < 0)
+        self.places = places.select([*_JUDGED_BY]).take(here).combine_chunks()
+        self.latitude, self.longitude = latitude, longitude
+
+    def column(self, name: str) -> Floats:
+        """A column of numbers `(images,)`, NaN where null."""
+        return _numbers(self.places[name])
+
+    def choices(self) -> dict[str, Floats]:
+        """Distances `(images,)` by choice, those the table says nothing of left out."""
+        out = {CHOSEN: self.distance(self.column("latitude"), self.column("longitude"))}
+        near_row, near_km, first = self.pool("neighbours")
+        if near_row.size:
+            out[NEIGHBOUR] = _first(near_row, near_km, first, len(self.latitude))
+        row, km, _ = self.pool("candidates")
+        if not row.size:
+            return out
+        candidates = _flat(self.places["candidates"])
+        sampled = pc.fill_null(pc.equal(candidates.field("origin"), "sample"), False).to_numpy(False)
+        if np.any(sampled):
+            score = _numbers(candidates.field("score"))
+            out["log-probability"] = _best(row[sampled], km[sampled], score[sampled], len(self.latitude))
+            out["oracle of the samples"] = _best(row[sampled], km[sampled], -km[sampled], len(self.latitude))
+        if not np.all(sampled):
+            out["oracle of the pool"] = _best(row, km, -km, len(self.latitude))
+        return out
+
+    def distance(self, latitude: Floats, longitude: Floats) -> Floats:
+        """Kilometres `(images,)` from the truth."""
+        return haversine_km(latitude, longitude, self.latitude, self.longitude)
+
+    def pool(self, name: str) -> tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]:
+        """Of each entry of a list column: its image, its kilometres from the truth, whether it is its list's first."""
+        lists = self.places[name].combine_chunks()
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False).astype(np.intp)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        entries = _flat(lists)
+        latitude, longitude = (_numbers(entries.field(axis)) for axis in ("latitude", "longitude"))
+        first = np.diff(row, prepend=-1) > 0
+        return row, haversine_km(latitude, longitude, self.latitude[row], self.longitude[row]), first
+
+    def calibrations(self, chosen_km: Floats) -> list[Calibration]:
+        """Of each probability column that says anything."""
+        found = [calibration(self.column(probability_column(km)), chosen_km, km) for km in RADII_KM]
+        return [one for one in found if one.images]
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> Floats:
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(zero_copy_only=False))
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.StructArray:
+    flat = pc.list_flatten(column)
+    return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+
+
+def _best(row: NDArray[np.intp], km: Floats, score: Floats, images: int) -> Floats:
+    """Kilometres `(images,)` of the entry of largest score in each row, NaN where it has none."""
+    order = np.lexsort((np.where(np.isnan(score), -np.inf, score), row))
+    last = np.append(np.flatnonzero(np.diff(row[order])), row.size - 1)
+    out = np.full(images, np.nan)
+    out[row[order][last]] = km[order][last]
+    return out
+
+
+def _first(row: NDArray[np.intp], km: Floats, first: NDArray[np.bool_], images: int) -> Floats:
+    out = np.full(images, np.nan)
+    out[row[first]] = km[first]
+    return out
+
+
+def _unique_ids(places: pa.Table, name: str) -> list[str]:
+    ids: list[str] = places["image_id"].to_pylist()
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{name} holds an image twice; read it with geobatch.sink.read")
+    return ids
+
+
+def _other(table: pa.Table, name: str, true_ids: Sequence[str], judged: _Judged, truth: Truth) -> Floats:
+    """Distances `(images,)` of another table's places over the images that are judged."""
+    ids = _unique_ids(table, name)
+    row_of = {truth.image_id[at]: row for row, at in enumerate(truth.match(ids)) if at >= 0}
+    rows = np.array([row_of.get(one, -1) for one in true_ids], np.intp)
+    theirs = _Judged(table, rows, judged.latitude, judged.longitude)
+    return theirs.distance(theirs.column("latitude"), theirs.column("longitude"))
+
+
+def _exif_figures(places: pa.Table, bootstrap: Bootstrap | None) -> Figures | None:
+    latitude, longitude = _numbers(places["exif_latitude"]), _numbers(places["exif_longitude"])
+    known = ~(np.isnan(latitude) | np.isnan(longitude))
+    if not np.any(known):
+        return None
+    km = haversine_km(_numbers(places["latitude"]), _numbers(places["longitude"]), latitude, longitude)
+    return figures(km[known], bootstrap=bootstrap)
