@@ -138,6 +138,21 @@ GALLERY = pa.schema(
     ]
 )
 
+#: One row of decoded training pictures.
+LABELLED = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("latitude", pa.float64()),
+        pa.field("longitude", pa.float64()),
+        *[PICTURE.field(name) for name in ("picture", "picture_width", "picture_height")],
+        pa.field("status", pa.string(), nullable=False),
+        *FATE,
+    ]
+)
+
+#: Kinds of tables that are not of places, by the name their runs give as method.
+LAYOUTS = {"gallery": GALLERY, "pictures": LABELLED}
+
 
 def empty_columns(fields: list[pa.Field], rows: int) -> dict[str, pa.Array]:
     """All-null columns of the fields' types, `rows` long."""

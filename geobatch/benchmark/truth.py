@@ -18,6 +18,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,11 @@ class Truth:
         Raises:
             UserError: a shortened name fits several rows, or several images.
         """
-        exact = {name: row for row, name in enumerate(self.image_id)}
-        by_last = _grouped(self.image_id)
         found = np.full(len(image_ids), -1, np.intp)
         owner: dict[int, int] = {}
         for at, image_id in enumerate(image_ids):
-            whole = exact.get(image_id)
-            row = whole if whole is not None else self._shortened(image_id, exact, by_last)
+            whole = self._exact.get(image_id)
+            row = whole if whole is not None else self._shortened(image_id)
             if row is None:
                 continue
             found[at] = row
@@ -83,12 +82,20 @@ class Truth:
                 )
         return found
 
-    def _shortened(self, image_id: str, exact: dict[str, int], by_last: dict[str, list[int]]) -> int | None:
+    @cached_property
+    def _exact(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.image_id)}
+
+    @cached_property
+    def _by_last(self) -> dict[str, list[int]]:
+        return _grouped(self.image_id)
+
+    def _shortened(self, image_id: str) -> int | None:
         for ending in _endings(image_id):
-            if ending in exact:
-                return exact[ending]
+            if ending in self._exact:
+                return self._exact[ending]
         last = _last(image_id)
-        rows = by_last.get(last, []) if last else []
+        rows = self._by_last.get(last, []) if last else []
         if len(rows) > 1:
             first, second = (self.image_id[row] for row in rows[:2])
             raise UserError(f"{image_id!r} fits both {first!r} and {second!r} in {self.name}; write whole image ids there")

@@ -74,7 +74,7 @@ class Run:
             tables: tables of PLAN, shards whole and in order.
             counts: read after the last table: what the planner listed and skipped.
         """
-        files = []
+        files: list[dict[str, Any]] = []
         for table in tables:
             sizes, kinds = _shards(table)
             data = pa.BufferOutputStream()

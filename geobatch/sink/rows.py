@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from geobatch.errors import MachineError
 from geobatch.geo import point, s2
-from geobatch.schema import GALLERY, PLACE, SCHEMA_VERSION
+from geobatch.schema import LAYOUTS, PLACE, SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Stamp:
 
     Fields:
         run: id of the run.
-        method: name of the method; "gallery" for a gallery.
+        method: name of the method, or of a layout in `geobatch.schema.LAYOUTS`.
         model: fingerprint of what decides a row.
         coarsen_km: if above 0, every coordinate is rounded to a grid of this width before it is written.
     """
@@ -43,8 +43,8 @@ def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
     lost = pc.sum(pc.and_(alive, pc.is_null(rows["latitude"]))).as_py()
     if lost:
         raise MachineError(f"{lost} images came to the sink with neither a place nor a reason: a bug, report it")
-    if stamp.method == "gallery":
-        return placed.select(GALLERY.names).cast(GALLERY)
+    if layout := LAYOUTS.get(stamp.method):
+        return placed.select(layout.names).cast(layout)
     if stamp.coarsen_km > 0:
         placed = _coarsened(placed, stamp.coarsen_km)
     latitude, longitude = _numbers(placed, "latitude"), _numbers(placed, "longitude")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 
@@ -59,7 +60,7 @@ class Write:
         ids = rows["image_id"].to_pylist()
         if len(set(ids)) != len(ids):
             raise MachineError(f"shard {piece.shard} slice {piece.number} holds an image twice: a bug, report it")
-        part = None
+        part: dict[str, Any] | None = None
         if len(rows):
             data = parquet(rows)
             name = f"{self.stamp.run}-{piece.shard:08d}-{piece.number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
@@ -71,7 +72,7 @@ class Write:
             commit = self._concede(uri, part)
         return pa.Table.from_pylist([{name: commit[name] for name in SUMMARY.names}], schema=SUMMARY)
 
-    def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, object] | None, spent: float) -> dict[str, object]:
+    def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, Any] | None, spent: float) -> dict[str, Any]:
         reasons = Counter(reason for reason in rows["reason"].to_pylist() if reason)
         return {
             "shard": piece.shard,
@@ -88,9 +89,9 @@ class Write:
             "seconds": {stage: round(seconds, 4) for stage, seconds in (*piece.seconds, ("Write", spent))},
         }
 
-    def _concede(self, uri: str, part: dict[str, object] | None) -> dict[str, object]:
+    def _concede(self, uri: str, part: dict[str, Any] | None) -> dict[str, Any]:
         """Another hand committed this slice first: its word counts."""
-        theirs: dict[str, object] = json.loads(self.store.get(uri))
+        theirs: dict[str, Any] = json.loads(self.store.get(uri))
         if part and (not isinstance(theirs["part"], dict) or theirs["part"]["path"] != part["path"]):
             self.store.delete([join(self.output, str(part["path"]))])
         return theirs

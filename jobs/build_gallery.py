@@ -1,0 +1,19 @@
+"""Embeds labelled images and indexes them: the gallery that retrieval searches.
+
+    python jobs/build_gallery.py --archive .demo/world/gallery --truth .demo/world/gallery.csv --encoder .demo/encoder --output .demo/gallery
+"""
+
+import sys
+
+import tyro
+
+from geobatch.pipeline.build_gallery import BuildGallery, build_gallery
+from geobatch.pipeline.entry import guarded
+
+
+def main(config: BuildGallery) -> None:
+    build_gallery(config)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, tyro.cli(BuildGallery, description=__doc__)))
