@@ -116,14 +116,14 @@ def places(tokens: ArrayLike, level: int = 20, group_size: int = 1) -> tuple[Flo
 def levels(ids: ArrayLike) -> NDArray[np.int64]:
     """Levels 0 to 30 of cell ids."""
     cells = np.asarray(ids, np.uint64)
-    lowest = cells & (~cells + np.uint64(1))
+    lowest = _lowest_bit(cells)
     return (MAX_LEVEL - np.frexp(lowest.astype(np.float64))[1].astype(np.int64) // 2).astype(np.int64)
 
 
 def is_cell(ids: ArrayLike) -> NDArray[np.bool_]:
     """Whether numbers are cell ids: a face below 6 and a closing 1 in an even place at or below bit 60."""
     cells = np.asarray(ids, np.uint64)
-    lowest = cells & (~cells + np.uint64(1))
+    lowest = _lowest_bit(cells)
     return ((cells >> np.uint64(61)) < 6) & ((lowest & np.uint64(0x1555555555555555)) != 0)
 
 
@@ -144,6 +144,12 @@ def parse_cell_tokens(names: Sequence[str]) -> Ids:
         worst = names[int(np.argmin(is_cell(ids)))]
         raise ValueError(f"{worst!r} is no S2 cell token; give hexadecimal digits such as 47e66fe1f37")
     return ids
+
+
+def _lowest_bit(cells: Ids) -> Ids:
+    # At least one axis: numpy warns of the overflow at 0 for scalars only.
+    row = np.atleast_1d(cells)
+    return (row & (~row + np.uint64(1))).reshape(cells.shape)
 
 
 def _parsed(names: Iterable[str]) -> Iterable[int]:
