@@ -10,6 +10,7 @@ objects, and S3 Express directory buckets, whose listings are not sorted.
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from collections import deque
@@ -144,21 +145,21 @@ class Store:
             while batch := list(islice(source, 1000)):
                 yield from pool.map(one, batch)
 
-    def stream(self, uri: str, start: int = 0, *, if_match: str | None = None) -> Stream:
+    def stream(self, uri: str, start: int = 0, *, if_match: str | None = None) -> io.BufferedReader[Stream]:
         """The object from byte `start` as an unseekable binary file that outlives broken connections.
 
-        Its `.etag` and `.size` tell what was opened.
+        `.raw.etag` and `.raw.size` tell what was opened.
 
         Raises:
             NotFound: nothing is there.
             Changed: the etag is not `if_match`; also while reading, if the object is replaced between two connections.
         """
         place = split(uri)
-        return self._side(place).stream(place, start, if_match)
+        return io.BufferedReader(self._side(place).stream(place, start, if_match), 1 << 20)
 
-    def seekable(self, uri: str, size: int, *, if_match: str | None = None) -> RangeFile:
+    def seekable(self, uri: str, size: int, *, if_match: str | None = None) -> io.BufferedReader[RangeFile]:
         """The object of `size` bytes as a file that fetches the blocks it is asked for."""
-        return RangeFile(lambda start, end: self.get(uri, start, end, if_match=if_match), size)
+        return io.BufferedReader(RangeFile(lambda start, end: self.get(uri, start, end, if_match=if_match), size), 1 << 16)
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes the object, whole or not at all, over whatever stood there."""

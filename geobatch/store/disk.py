@@ -173,7 +173,7 @@ def _written(place: Place, data: bytes) -> Path:
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Object]:
-    """Files below a folder in the order of their paths' bytes; the names of the folders on the way stay in memory, as Arrow."""
+    """Files below a folder in the order of their paths' bytes; names of the folders on the way stay in memory, as Arrow."""
     try:
         here = Path(folder or "/").stat()
         names = _sorted_names(folder)
