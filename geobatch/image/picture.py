@@ -33,7 +33,7 @@ from geobatch.image.shrink import shrunk
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM")
 
 #: The codec of a JPEG leaves at least this many times the picture's size, so that the last filter has something to do.
-DRAFT = 1.5
+DRAFT = 1.0
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {

@@ -38,6 +38,10 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME
 #: Asked of the kernel for each pipe; it grants less where a user holds many.
 _PIPE = 1 << 20
 
+#: Answers that follow each other faster than this are read together: waking for each of 48-pixel JPEGs' answers cost parent
+#: and child a quarter more time (175 µs an image against 135; 100 without a sandbox).
+_PAUSE_S = 0.001
+
 _SCRATCH = 1 << 18
 
 Answer = frames.Picture | Rejection
@@ -116,6 +120,7 @@ class _Child:
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         self.answered = 0
         self.retires = False
+        self._woke = 0.0
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._have = 0  # bytes of scratch that are not yet an answer
         self._large: tuple[frames.Header, memoryview, int] | None = None  # an answer larger than scratch, and its bytes had
@@ -137,6 +142,7 @@ class _Child:
         while len(answers) < len(images):
             ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
             if self._answers in ready:
+                self._gather()
                 alive, had = self._receive(), len(answers)
                 fate = self._take(answers)
                 if fate or self.retires:
@@ -150,6 +156,12 @@ class _Child:
             if self._requests in ready and not outgoing.write(self._requests):
                 poll.unregister(self._requests)
         return None
+
+    def _gather(self) -> None:
+        """Lets small answers add up."""
+        if time.monotonic() - self._woke < _PAUSE_S and not self._large:
+            time.sleep(_PAUSE_S)
+        self._woke = time.monotonic()
 
     def _take(self, answers: list[Answer]) -> Rejection | None:
         for header, tail in self._unpack():

@@ -61,6 +61,8 @@ def _bands(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]
 
 def _converter(image: Image.Image) -> ToRGB:
     mode = image.mode
+    if mode in ("P", "PA") and image.palette is None:
+        raise Rejection("broken", "indexed colour without a palette")
     if mode.startswith("I;16"):
         return _from_16_bit
     if mode in ("I", "F"):
