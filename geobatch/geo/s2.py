@@ -7,12 +7,11 @@ bits a level, and a closing 1.
 
 The curve is walked seven levels at a time: one table of 65,536 entries, indexed by (orientation, 7 bits of i,
 7 bits of j), gives 14 bits of position and the next orientation, in 128 KiB that stay in the second cache.
-Points go through in blocks of 8,192, so that every temporary stays there too. Measured on one core: 0.07 to
-0.1 µs a point at level 20, s2sphere 6.5 µs; four sines and cosines are nearly half of it.
+Points go through in blocks of 8,192, so that every temporary stays there too. On one core
+0.09 µs a point at level 20 (tokens 0.13), s2sphere 8.3 (10.0); four sines and cosines are nearly half of it.
 
-Ids equal s2sphere's and those of the C++ library. The sine of another numpy build may differ in the last bit:
-of points drawn at random that moves one in about 10 million to the neighbouring cell at level 30 (a hundredth
-of a metre wide), none in practice at level 20.
+Ids equal s2sphere's and those of the C++ library. A sine that differs in its last bit, as numpy's builds do,
+would move one random point in about 10 million at level 30 (cells of a centimetre), none at level 20.
 
 Not covered: regions and their coverings, neighbours of a cell, the ellipsoid.
 """
@@ -29,6 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from geobatch.geo.point import Floats, lat_lon
 
 Ids = NDArray[np.uint64]
+#: A face and its position along the curve are at most 63 bits: signed, so that numpy mixes them with plain
+#: integers.
+Positions = NDArray[np.int64]
 
 MAX_LEVEL = 30
 BLOCK = 8192
@@ -54,10 +56,10 @@ def cell_ids(latitude: ArrayLike, longitude: ArrayLike, level: int = MAX_LEVEL) 
     _check_level(level)
     ids, shape = _face_positions(latitude, longitude, level)
     for block in _blocks(ids.size):
-        ids[block] <<= np.uint64(1)
-        ids[block] |= np.uint64(1)
-        ids[block] <<= np.uint64(60 - 2 * level)
-    return ids.reshape(shape)
+        ids[block] <<= 1
+        ids[block] |= 1
+        ids[block] <<= 60 - 2 * level
+    return ids.view(np.uint64).reshape(shape)
 
 
 def centres(ids: ArrayLike) -> tuple[Floats, Floats]:
@@ -86,14 +88,14 @@ def tokens(latitude: ArrayLike, longitude: ArrayLike, level: int = 20, group_siz
     face_position, _ = _face_positions(np.ravel(latitude), np.ravel(longitude), level)
     out = np.empty((face_position.size, len(shifts)), np.int64)
     for block in _blocks(len(out)):
-        out[block] = (face_position[block, None] >> shifts) & masks
+        np.right_shift(face_position[block, None], shifts, out=out[block])
+        out[block] &= masks
     return out
 
 
 def places(tokens: ArrayLike, level: int = 20, group_size: int = 1) -> tuple[Floats, Floats]:
-    """Latitudes and longitudes `(N,)` of the centres of the cells that tokens `(N, P)` name, 1 <= P <= T.
-
-    A prefix is a coarser cell; the face alone is the centre of the face.
+    """Latitudes and longitudes `(N,)` of the centres of cells named by tokens `(N, P)`; a prefix is a coarser
+    cell.
 
     Raises:
         ValueError: a token out of range, or more tokens than the level has.
@@ -103,14 +105,14 @@ def places(tokens: ArrayLike, level: int = 20, group_size: int = 1) -> tuple[Flo
     if words.ndim != 2 or not 1 <= words.shape[1] <= len(shifts):
         raise ValueError(f"tokens of level {level} are (N, 1 to {len(shifts)}), not {words.shape}")
     length = words.shape[1]
-    limits = masks[:length].astype(np.int64)
+    limits = masks[:length].copy()
     limits[0] = 5
     if np.any((words < 0) | (words > limits)):
         raise ValueError(f"a token outside the 6 faces or the {4**group_size} child positions")
-    face_position = np.bitwise_or.reduce(words.astype(np.uint64) << shifts[:length], axis=1)
     reached = min(level, group_size * (length - 1))
-    face_position = face_position >> np.uint64(2 * (level - reached))
-    return _centres(((face_position << np.uint64(1)) | np.uint64(1)) << np.uint64(60 - 2 * reached))
+    face_position = np.bitwise_or.reduce(words.astype(np.int64) << shifts[:length], axis=1)
+    cells = (face_position >> 2 * (level - reached) << 1 | 1) << 60 - 2 * reached
+    return _centres(cells.view(np.uint64))
 
 
 def levels(ids: ArrayLike) -> NDArray[np.int64]:
@@ -162,15 +164,15 @@ def _check_level(level: int) -> None:
         raise ValueError(f"S2 has levels 0 to {MAX_LEVEL}, not {level}")
 
 
-def _token_bits(level: int, group_size: int) -> tuple[Ids, Ids]:
+def _token_bits(level: int, group_size: int) -> tuple[Positions, Positions]:
     """Shifts and masks `(T,)` that cut a face and its position of 2 · level bits into tokens."""
     _check_level(level)
     if group_size < 1:
         raise ValueError(f"a token holds at least one child position, not {group_size}")
     ends = [0, *range(group_size, level, group_size), *([level] if level else [])]
     sizes = [2, *np.diff(ends).tolist()]
-    shifts = np.array([2 * (level - end) for end in ends], np.uint64)
-    return shifts, np.array([4**size - 1 for size in sizes], np.uint64)
+    shifts = np.array([2 * (level - end) for end in ends], np.int64)
+    return shifts, np.array([4**size - 1 for size in sizes], np.int64)
 
 
 @cache
@@ -206,11 +208,11 @@ def _blocks(points: int) -> Iterator[slice]:
         yield slice(start, start + BLOCK)
 
 
-def _face_positions(latitude: ArrayLike, longitude: ArrayLike, level: int) -> tuple[Ids, tuple[int, ...]]:
+def _face_positions(latitude: ArrayLike, longitude: ArrayLike, level: int) -> tuple[Positions, tuple[int, ...]]:
     """face · 4**level + position along the face's curve, `(N,)`, and the shape the points came in."""
     phi, lam = np.broadcast_arrays(np.asarray(latitude, np.float64), np.asarray(longitude, np.float64))
     shape, phi, lam = phi.shape, phi.ravel(), lam.ravel()
-    out = np.empty(phi.size, np.uint64)
+    out = np.empty(phi.size, np.int64)
     for block in _blocks(phi.size):
         face, i, j = _face_ij(phi[block], lam[block])
         out[block] = _positions(face, i, j, level)
@@ -253,20 +255,19 @@ def _leaf(u: Floats) -> NDArray[np.int32]:
     return np.minimum(s.astype(np.int32), (1 << MAX_LEVEL) - 1)
 
 
-def _positions(face: NDArray[np.intp], i: NDArray[np.int32], j: NDArray[np.int32], level: int) -> Ids:
+def _positions(face: NDArray[np.intp], i: NDArray[np.int32], j: NDArray[np.int32], level: int) -> Positions:
     """face · 4**level + position of cells whose leaf coordinates are given, `(n,)`."""
     table = _position_table()
     i, j = i >> (MAX_LEVEL - level), j >> (MAX_LEVEL - level)
     first = level % _STEP or _STEP
-    # A first look-up of fewer levels begins with zero bits: they add nothing to the position, but each swaps
-    # i and j.
+    # A first look-up of fewer levels begins with zero bits: no position, but each swaps i and j.
     turn = (face & 1) ^ ((_STEP - first) & 1)
     position = face
     for shift, taken in zip(range(level - first, -1, -_STEP), [first, *[_STEP] * 4], strict=False):
         found = np.take(table, turn << (2 * _STEP) | ((i >> shift) & _MASK) << _STEP | (j >> shift) & _MASK)
         position = position << (2 * taken) | found >> 2
         turn = found.astype(np.int32) & 3
-    return position.astype(np.uint64)
+    return position
 
 
 def _centres(cells: Ids) -> tuple[Floats, Floats]:
@@ -281,8 +282,7 @@ def _centres(cells: Ids) -> tuple[Floats, Floats]:
 def _centre_vectors(cells: Ids) -> Floats:
     """Vectors `(n, 3)`, not of unit length, through the centres of cells `(n,)`."""
     face = (cells >> np.uint64(61)).astype(np.intp)
-    # The closing 1 goes, the zeros below it stay: the curve's first leaf in the cell, 30 levels in 35 (five
-    # look-ups).
+    # Without its closing 1 an id names the curve's first leaf in the cell: 30 levels in five look-ups.
     position = ((cells & (cells - np.uint64(1))) & np.uint64((1 << 61) - 1)).astype(np.int64) >> 1
     turn, i, j = (face & 1) ^ 1, np.zeros_like(face), np.zeros_like(face)
     for shift in range(8 * _STEP, -1, -2 * _STEP):
