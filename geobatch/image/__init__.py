@@ -11,9 +11,29 @@ machine or crash. A batch job over ten million images meets a dozen of those, so
     exif      where and when the camera says it was; never raises
     config    every setting
 
-This file stays empty of imports: the child imports the package and must not meet pyarrow, torch or ray on its way.
+`Decode` and `DecodeConfig` are imported from here on first use: the child imports this package too and must not meet
+pyarrow on its way.
 
 What this does not cover: the sandbox bounds time, memory and blast radius, it is no jail. Code that a codec is tricked
 into running has the rights of the worker's user (though not its environment variables). ICC profiles are not applied: a
 Display P3 photograph comes out a little less saturated.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geobatch.image.config import DecodeConfig
+    from geobatch.image.decode import Decode
+
+__all__ = ["Decode", "DecodeConfig"]
+
+_HOMES = {"Decode": "geobatch.image.decode", "DecodeConfig": "geobatch.image.config"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

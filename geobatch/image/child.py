@@ -25,7 +25,7 @@ from geobatch.image.config import DecodeConfig
 from geobatch.image.picture import Decoder
 
 #: The alarm rings this many seconds after the deadline, at which the parent should have acted.
-GRACE_S = 5.0
+GRACE_S = 2.0
 
 #: A child that holds this share of what it may take between two pictures makes way for a new one: leaks never add up.
 FULL = 0.5
