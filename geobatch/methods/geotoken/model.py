@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -70,13 +71,13 @@ class Prefixes(nn.Module):
         return functional.pad(self.table(index).cumsum(-2), (0, 0, 1, 0))
 
     def _hashes(self, codes: Tensor) -> Tensor:
-        state = torch.zeros_like(codes[..., 0])
-        out = []
+        state = codes.new_zeros(codes.shape[:-1])
+        index = torch.empty_like(codes)
         for t in range(codes.shape[-1]):
             # Knuth's MMIX multiplier; int64 wraps round. The low bits of such a product are poor, the high ones good.
             state = (state + codes[..., t] + 1) * 6364136223846793005 + 1442695040888963407
-            out.append((state >> 33).remainder(self.buckets))
-        return torch.stack(out, dim=-1)
+            index[..., t] = (state >> 33).remainder(self.buckets)
+        return index
 
 
 class GeoTokenModel(nn.Module):
@@ -223,7 +224,7 @@ class GeoTokenModel(nn.Module):
                 fields[name] = tuple(fields[name])
             config = GeoToken(**fields)
             weights = load_file(folder / _WEIGHTS)
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder} holds no GeoToken model ({error}); name a folder that training wrote") from error
         model = cls(config)
         expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from geobatch.errors import Rejection
 from geobatch.geo import centre, distance, point
 from geobatch.methods.geotoken.config import Selection
 from geobatch.methods.geotoken.tables import column, padded, vectors
@@ -57,7 +58,11 @@ class Pool:
 
 
 def pool(table: pa.Table, selection: Selection) -> Pool:
-    """The posterior of each row: its draws, and `neighbour_mass` spread over its nearest neighbours."""
+    """The posterior of each row: its draws, and `neighbour_mass` spread over its nearest neighbours.
+
+    Raises:
+        Rejection: a row without a single draw.
+    """
     lists = {name: padded(column(table, "candidates", name), np.nan) for name in ("latitude", "longitude", "score")}
     near_lists = {
         name: padded(column(table, "neighbours", name), np.nan)[:, : selection.neighbours]
@@ -66,6 +71,8 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
     drawn = ~np.isnan(lists["latitude"])
     near = ~(np.isnan(near_lists["latitude"]) | np.isnan(near_lists["similarity"]))
     counts = np.where(drawn, padded(column(table, "counts"), 0.0), 0.0)
+    if not counts.any(axis=1).all():
+        raise Rejection("failed", "not one candidate was drawn for it")
     similarities = np.where(near, near_lists["similarity"], -np.inf)
     mass = np.where(near.any(axis=1, keepdims=True), selection.neighbour_mass, 0.0)
     share = soft(similarities, selection.neighbour_temperature)

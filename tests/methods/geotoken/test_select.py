@@ -1,0 +1,194 @@
+"""Selectors against loops, and the stage: what it adds, what it keeps, what it does without neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geobatch.geo.distance import haversine_km
+from geobatch.geo.point import unit_vectors
+from geobatch.methods.geotoken.config import Selection, Selector
+from geobatch.methods.geotoken.select import Select, nearest_of, soft
+from geobatch.schema import CANDIDATES, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
+
+SELECTORS: list[Selector] = ["log_probability", "similarity", "expected_distance", "expected_share"]
+
+Row = dict[str, Any]
+
+
+def row_of(rng: np.random.Generator, candidates: int, neighbours: int) -> Row:
+    """Places around one of two centres, so that every radius decides something."""
+    centres = np.array([[10.0, 179.5], [-33.0, 20.0]])[rng.integers(0, 2, candidates + neighbours)]
+    places = centres + rng.normal(0, rng.choice([0.1, 2.0, 10.0]), centres.shape)
+    latitude, longitude = places[:, 0], (places[:, 1] + 180) % 360 - 180
+    scores = np.sort(rng.normal(-8, 2, candidates))[::-1].astype(np.float32)
+    return {
+        "image_id": str(rng.integers(0, 1 << 40)),
+        "vector": (rng.normal(size=4) / 2).astype(np.float32).tolist(),
+        "candidates": [
+            {"latitude": latitude[k], "longitude": longitude[k], "score": float(scores[k]), "origin": "sample"}
+            for k in range(candidates)
+        ],
+        "counts": rng.integers(1, 6, candidates).tolist(),
+        "neighbours": [
+            {
+                "image_id": str(k),
+                "latitude": latitude[candidates + k],
+                "longitude": longitude[candidates + k],
+                "similarity": float(np.float32(0.9 - 0.05 * k)),
+            }
+            for k in range(neighbours)
+        ],
+    }
+
+
+def table_of(rows: list[Row]) -> pa.Table:
+    kinds = {
+        "image_id": pa.string(),
+        "vector": pa.list_(pa.float32()),
+        "candidates": CANDIDATES,
+        "counts": pa.list_(pa.int32()),
+        "neighbours": NEIGHBOURS,
+    }
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+    return pa.table({**columns, **{field.name: pa.nulls(len(rows), field.type) for field in FATE}})
+
+
+def weighted(row: Row, selection: Selection) -> Iterator[tuple[float, float, float]]:
+    """(latitude, longitude, posterior) of the pool, the slow way."""
+    near = row["neighbours"][: selection.neighbours]
+    mass = selection.neighbour_mass if near else 0.0
+    for place, count in zip(row["candidates"], row["counts"], strict=True):
+        yield place["latitude"], place["longitude"], (1 - mass) * count / sum(row["counts"])
+    powers = [np.exp(place["similarity"] / selection.neighbour_temperature) for place in near]
+    for place, power in zip(near, powers, strict=True):
+        yield place["latitude"], place["longitude"], mass * power / sum(powers)
+
+
+def slow(row: Row, selection: Selection) -> tuple[list[tuple[float, float]], float]:
+    """All the best places (ties), and their score."""
+    if selection.selector == "log_probability":
+        options = [((place["latitude"], place["longitude"]), place["score"]) for place in row["candidates"]]
+    elif selection.selector == "similarity":
+        options = []
+        for place in row["candidates"]:
+            here = place["latitude"], place["longitude"]
+            near = row["neighbours"][: selection.neighbours]
+            nearest = min(near, key=lambda other: haversine_km(*here, other["latitude"], other["longitude"]))
+            options.append((here, nearest["similarity"]))
+    else:
+        options = []
+        for latitude, longitude, posterior in weighted(row, selection):
+            if not posterior:
+                continue
+            km = [(haversine_km(latitude, longitude, lat, lon), mass) for lat, lon, mass in weighted(row, selection)]
+            if selection.selector == "expected_distance":
+                score = -sum(far * mass for far, mass in km)
+            else:
+                score = sum(mass for radius in RADII_KM for far, mass in km if far <= radius) / len(RADII_KM)
+            options.append(((latitude, longitude), float(score)))
+    best = max(score for _, score in options)
+    return [place for place, score in options if score > best - 1e-4], best
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), mass=st.sampled_from([0.0, 0.3, 0.9]))
+def test_every_selector_equals_its_loop(selector: Selector, seed: int, mass: float) -> None:
+    rng = np.random.default_rng(seed)
+    selection = Selection(selector=selector, neighbour_mass=mass, neighbours=4)
+    rows = [row_of(rng, int(rng.integers(1, 9)), int(rng.integers(1, 7))) for _ in range(3)]
+    found = Select(selection)(table_of(rows)).to_pylist()
+    for row, place in zip(rows, found, strict=True):
+        options, score = slow(row, selection)
+        assert (place["latitude"], place["longitude"]) in options
+        assert place["score"] == pytest.approx(score, rel=1e-5, abs=1e-4)
+        for km in RADII_KM:
+            expected = sum(
+                mass
+                for latitude, longitude, mass in weighted(row, selection)
+                if haversine_km(place["latitude"], place["longitude"], latitude, longitude) <= km
+            )
+            assert place[probability_column(km)] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_an_image_without_neighbours_is_placed_by_its_candidates(selector: Selector) -> None:
+    rows = [row_of(np.random.default_rng(seed), 6, 0) for seed in range(5)]
+    for row, place in zip(rows, Select(Selection(selector=selector))(table_of(rows)).to_pylist(), strict=True):
+        options = [(place["latitude"], place["longitude"]) for place in row["candidates"]]
+        assert (place["latitude"], place["longitude"]) in options
+        if selector == "similarity":
+            assert place["score"] is None and (place["latitude"], place["longitude"]) == options[0]
+
+
+def test_neighbours_may_be_answers_only_where_they_have_mass() -> None:
+    row = row_of(np.random.default_rng(0), 1, 1)
+    row["candidates"][0] |= {"latitude": 0.0, "longitude": 0.0}
+    row["neighbours"][0] |= {"latitude": 10.0, "longitude": 10.0}
+    for mass, latitude in ((0.0, 0.0), (0.4, 0.0), (0.6, 10.0)):
+        place = Select(Selection(neighbour_mass=mass))(table_of([row])).to_pylist()[0]
+        assert place["latitude"] == latitude
+
+
+def test_similarity_over_a_gallery_compares_with_the_image_nearest_on_the_sphere() -> None:
+    rng = np.random.default_rng(0)
+    latitude, longitude = np.degrees(np.arcsin(rng.uniform(-1, 1, 500))), rng.uniform(-180, 180, 500)
+    vectors = rng.normal(size=(500, 4)).astype(np.float32)
+    rows = [row_of(rng, 7, 2) for _ in range(6)]
+    stage = Select(Selection(selector="similarity"), nearest_of(unit_vectors(latitude, longitude)), vectors)
+    for row, place in zip(rows, stage(table_of(rows)).to_pylist(), strict=True):
+        cosines = []
+        for candidate in row["candidates"]:
+            km = haversine_km(candidate["latitude"], candidate["longitude"], latitude, longitude)
+            cosines.append(float(np.dot(vectors[np.argmin(km)], row["vector"])))
+        best = row["candidates"][int(np.argmax(cosines))]
+        assert (place["latitude"], place["longitude"]) == (best["latitude"], best["longitude"])
+        assert place["score"] == pytest.approx(max(cosines), rel=1e-5)
+
+
+def test_nearest_tells_places_a_metre_apart() -> None:
+    latitude, longitude = 48.0 + np.arange(2000) * 1e-5, np.full(2000, 2.0)
+    points = unit_vectors(latitude, longitude)
+    np.testing.assert_array_equal(nearest_of(points)(points[::-1]), np.arange(2000)[::-1])
+
+
+def test_the_stage_adds_what_a_place_needs_and_drops_what_nobody_reads() -> None:
+    rows = [row_of(np.random.default_rng(seed), 3, 2) for seed in range(4)]
+    table = table_of(rows)
+    dead = table.set_column(
+        table.column_names.index("reason"), "reason", pa.array([None, "broken", None, None], pa.string())
+    )
+    placed = Select()(dead)
+    assert {field.name for field in LOCATED} <= set(placed.column_names)
+    assert all(placed.schema.field(field.name).type == field.type for field in LOCATED)
+    assert not {"vector", "counts"} & set(placed.column_names)
+    assert [value is None for value in placed["latitude"].to_pylist()] == [False, True, False, False]
+
+
+def test_a_row_without_candidates_is_rejected_alone() -> None:
+    rows = [row_of(np.random.default_rng(seed), 3, 2) for seed in range(4)]
+    rows[2] |= {"candidates": [], "counts": []}
+    placed = Select()(table_of(rows)).to_pylist()
+    assert [row["reason"] for row in placed] == [None, None, "failed", None]
+    assert placed[2]["latitude"] is None and placed[1]["latitude"] is not None
+
+
+def test_soft_shares_are_stable_and_sum_to_one() -> None:
+    shares = soft(np.array([[1000.0, 999.0, -np.inf], [-np.inf, -np.inf, -np.inf]]), 1.0)
+    np.testing.assert_allclose(shares, [[1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1)), 0], [0, 0, 0]])
+    assert soft(np.zeros((2, 0)), 1.0).shape == (2, 0)
+
+
+def test_the_radii_hold_more_and_more() -> None:
+    rows = [row_of(np.random.default_rng(seed), 20, 5) for seed in range(10)]
+    for place in Select(replace(Selection(), selector="expected_share"))(table_of(rows)).to_pylist():
+        within = [place[probability_column(km)] for km in RADII_KM]
+        assert within == sorted(within) and within[0] > 0 and within[-1] <= 1
