@@ -4,7 +4,7 @@
     nearest neighbour        the first of `neighbours`, no model at all
     log-probability          the sample with the largest score
     oracle of the samples    the sample nearest to the truth: what the model knew
-    oracle of the pool       the candidate of any origin nearest to the truth: what a perfect choice would get
+    oracle of the pool       the nearest to the truth of all candidates and the first neighbours: a perfect choice
 
 All rows of the table whose image has a known place are judged, rejected ones as wrong, so that every choice
 has the same denominator; a choice that a row does not offer (no neighbours, no samples) is wrong there too.
@@ -45,6 +45,7 @@ def evaluate(
     *,
     others: Mapping[str, pa.Table] | None = None,
     count_missing: bool = False,
+    pool_neighbours: int = 5,
     bootstrap: Bootstrap | None = None,
 ) -> Evaluation:
     """Judges a table of `geobatch.schema.PLACE`.
@@ -55,6 +56,7 @@ def evaluate(
         others: further tables of the same images, by the name of their line.
         count_missing: whether an image of the truth that the table does not hold is wrong (otherwise left
             out).
+        pool_neighbours: how many of the first neighbours a choice may answer with, for the oracle of the pool.
         bootstrap: how intervals are drawn.
 
     Raises:
@@ -72,7 +74,7 @@ def evaluate(
     if count_missing:
         rows, true_rows = np.append(rows, np.full(absent.size, -1)), np.append(true_rows, absent)
     judged = _Judged(places, rows, truth.latitude[true_rows], truth.longitude[true_rows])
-    distances = judged.choices()
+    distances = judged.choices(pool_neighbours)
     for name, table in (others or {}).items():
         distances[name] = _other(table, name, [truth.image_id[row] for row in true_rows], judged, truth)
     chosen, neighbour = distances[CHOSEN], distances.get(NEIGHBOUR)
@@ -112,38 +114,40 @@ class _Judged:
         """A column of numbers `(images,)`, NaN where null."""
         return _numbers(self.places[name])
 
-    def choices(self) -> dict[str, Floats]:
+    def choices(self, pool_neighbours: int) -> dict[str, Floats]:
         """Distances `(images,)` by choice, those the table says nothing of left out."""
         out = {CHOSEN: self.distance(self.column("latitude"), self.column("longitude"))}
-        near_row, near_km, first = self.pool("neighbours")
+        images = len(self.latitude)
+        near_row, near_km, rank = self.pool("neighbours")
         if near_row.size:
-            out[NEIGHBOUR] = _first(near_row, near_km, first, len(self.latitude))
+            out[NEIGHBOUR] = _best(near_row, near_km, -rank, images)
         row, km, _ = self.pool("candidates")
-        if not row.size:
-            return out
-        candidates = _flat(self.places["candidates"])
-        sampled = pc.fill_null(pc.equal(candidates.field("origin"), "sample"), False).to_numpy(False)
-        if np.any(sampled):
-            score = _numbers(candidates.field("score"))
-            out["log-probability"] = _best(row[sampled], km[sampled], score[sampled], len(self.latitude))
-            out["oracle of the samples"] = _best(row[sampled], km[sampled], -km[sampled], len(self.latitude))
-        if not np.all(sampled):
-            out["oracle of the pool"] = _best(row, km, -km, len(self.latitude))
+        if row.size:
+            entries = _flat(self.places["candidates"])
+            sampled = pc.fill_null(pc.equal(entries.field("origin"), "sample"), False).to_numpy(False)
+            score = _numbers(entries.field("score"))
+            if np.any(sampled):
+                out["log-probability"] = _best(row[sampled], km[sampled], score[sampled], images)
+                out["oracle of the samples"] = _best(row[sampled], km[sampled], -km[sampled], images)
+        if row.size or near_row.size:
+            within_pool = rank < pool_neighbours
+            row, km = np.append(row, near_row[within_pool]), np.append(km, near_km[within_pool])
+            out["oracle of the pool"] = _best(row, km, -km, images)
         return out
 
     def distance(self, latitude: Floats, longitude: Floats) -> Floats:
         """Kilometres `(images,)` from the truth."""
         return haversine_km(latitude, longitude, self.latitude, self.longitude)
 
-    def pool(self, name: str) -> tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]:
-        """Of each entry of a list column: its image, its kilometres from the truth, whether it is its list's first."""
+    def pool(self, name: str) -> tuple[NDArray[np.intp], Floats, NDArray[np.intp]]:
+        """Of each entry of a list column: its image, its kilometres from the truth, its position in the list."""
         lists = self.places[name].combine_chunks()
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False).astype(np.intp)
         row = np.repeat(np.arange(len(lengths)), lengths)
         entries = _flat(lists)
         latitude, longitude = (_numbers(entries.field(axis)) for axis in ("latitude", "longitude"))
-        first = np.diff(row, prepend=-1) > 0
-        return row, haversine_km(latitude, longitude, self.latitude[row], self.longitude[row]), first
+        rank = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return row, haversine_km(latitude, longitude, self.latitude[row], self.longitude[row]), rank
 
     def calibrations(self, chosen_km: Floats) -> list[Calibration]:
         """Of each probability column that says anything."""
@@ -160,18 +164,13 @@ def _flat(column: pa.Array | pa.ChunkedArray) -> pa.StructArray:
     return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
 
 
-def _best(row: NDArray[np.intp], km: Floats, score: Floats, images: int) -> Floats:
+def _best(row: NDArray[np.intp], km: Floats, score: Floats | NDArray[np.intp], images: int) -> Floats:
     """Kilometres `(images,)` of the entry of largest score in each row, NaN where it has none."""
-    order = np.lexsort((np.where(np.isnan(score), -np.inf, score), row))
-    last = np.append(np.flatnonzero(np.diff(row[order])), row.size - 1)
     out = np.full(images, np.nan)
-    out[row[order][last]] = km[order][last]
-    return out
-
-
-def _first(row: NDArray[np.intp], km: Floats, first: NDArray[np.bool_], images: int) -> Floats:
-    out = np.full(images, np.nan)
-    out[row[first]] = km[first]
+    if row.size:
+        order = np.lexsort((np.where(np.isnan(score), -np.inf, score), row))
+        last = order[np.append(np.flatnonzero(np.diff(row[order])), row.size - 1)]
+        out[row[last]] = km[last]
     return out
 
 

@@ -24,7 +24,7 @@ def origin(*ids: str) -> Truth:
 
 
 def whole() -> pa.Table:
-    pool = candidates((50, -2.0, "sample"), (10, -9.0, "sample"), (300, -1.0, "sample"), (0.5, 0.0, "neighbour"))
+    pool = candidates((50, -2.0, "sample"), (10, -9.0, "sample"), (300, -1.0, "sample"), (2, 0.0, "other"))
     return table(
         row("a", 20.0, candidates=pool, neighbours=neighbours(600, 0.5), **probabilities(0, 0.5, 1, 1, 1)),
         row("b", None),
@@ -52,6 +52,8 @@ def test_each_choice_by_hand() -> None:
     assert near(found, "log-probability") == [300, None, 1, None]
     assert near(found, "oracle of the samples") == [10, None, 1, None]
     assert near(found, "oracle of the pool") == [0.5, None, 1, 9]
+    alone = evaluate(whole(), origin("a", "b", "c", "d"), pool_neighbours=1, bootstrap=QUICK)
+    assert near(alone, "oracle of the pool") == [2, None, 1, 9]
     assert [one.value for one in found.choices["chosen"].shares] == [0.25, 0.5, 0.5, 0.5, 0.5]
     assert all(one.images == 4 for one in found.choices.values())
     assert (found.images, found.placed, found.without_truth, found.missing) == (4, 4, 1, 1)
