@@ -190,8 +190,6 @@ def settings(no_progress_hours: float = 12.0) -> None:
     context.target_max_block_size = 1  # one slice, one block; see the top of this file
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = int(no_progress_hours * 3600)
-    context.retried_map_errors = ["ActorDied", "actor died", "has died"]
-    context.max_map_retries = TASK_RETRIES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geobatch.actors import Slice
-from geobatch.archive.plan import ArchiveConfig
+from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.shard import read_shard
 from geobatch.store import Store, StoreConfig
 
@@ -38,7 +38,9 @@ class Read:
             manifest = pq.ParquetFile(pa.BufferReader(self.output.get(task["plan"]))).read_row_group(task["group"])
             done = {each["number"]: each["end"] for each in task["done"]}
             started = time.perf_counter()
-            for piece in read_shard(self.store, manifest, self.archive, done, seen=lambda parts=task["parts"]: self._seen(parts)):
+            for piece in read_shard(
+                self.store, manifest, self.archive, done, seen=lambda parts=task["parts"]: self._seen(parts)
+            ):
                 spent = time.perf_counter() - started
                 yield Slice(
                     shard=task["shard"],

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands, cores
-from geobatch.archive.plan import ArchiveConfig
+from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
-from geobatch.engine.gallery import build
+from geobatch.engine.gallery import COLUMNS, build
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken.embed import Embed
@@ -21,6 +21,7 @@ from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
 from geobatch.pipeline.geolocate import decoding
 from geobatch.progress import say
+from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig
 
 
@@ -94,6 +95,9 @@ def build_gallery(config: BuildGallery) -> Path:
         raise UserError("the index is built on this machine; give --output as a local folder and copy it to the bucket after")
     account = embed_archive(config)
     folder = Path(config.output.removeprefix("file://"))
-    gallery = build(folder, Store(config.store))
+    store = Store(config.store)
+    table = latest(store, config.output)
+    assert table is not None  # the flow has just published it
+    gallery = build(folder, table.tables(store, COLUMNS))
     say(f"gallery {folder}: {len(gallery):,} images, {account.get('rejected', 0):,} of this run rejected")
     return folder

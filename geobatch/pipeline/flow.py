@@ -8,6 +8,7 @@ each pass commits something.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,9 +19,11 @@ import pyarrow as pa
 import ray
 
 from geobatch.actors import Hands, run_river, start
-from geobatch.archive.plan import ArchiveConfig, plan
+from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.plan import plan
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
+from geobatch.pipeline.causes import causes_of
 from geobatch.progress import Progress, say
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
 from geobatch.sink.record import WHOLE
@@ -72,10 +75,8 @@ def flow(job: Flow) -> dict[str, Any]:
     """
     _apart(job.archive.uri, job.output)
     store = Store(job.store)
-    described = {"uri": job.archive.uri, "include": list(job.archive.include), "exclude": list(job.archive.exclude)}
-    run, table = open_run(
-        store, job.output, method=job.method, fingerprint=job.fingerprint, archive=described, relocate=job.relocate
-    )
+    archive = json.loads(json.dumps(described(job.archive)))
+    run, table = open_run(store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate)
     if run.resumed:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
     frozen = run.plan() if run.resumed else None
@@ -159,10 +160,10 @@ def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
 
 def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
     """Raises what another pass cannot cure, says what it might."""
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     for cause in causes:
-        if isinstance(cause, UserError):
-            raise cause
+        if isinstance(cause, UserError) and not isinstance(cause, ray.exceptions.RayError):
+            raise UserError(str(cause).splitlines()[0]) from None  # Ray appends advice of its own to the message
     text = " ".join(str(causes[-1]).split())[:500] or type(causes[-1]).__name__
     if barren >= BARREN_PASSES:
         raise MachineError(
@@ -171,15 +172,6 @@ def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
         ) from error
     say(f"a pass over the archive ended early ({text}); going on with what is left")
     time.sleep(2.0 * barren)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = getattr(following, "cause", None) or following.__cause__
 
 
 def _apart(archive: str, output: str) -> None:

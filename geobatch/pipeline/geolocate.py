@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands, cores
-from geobatch.archive.plan import ArchiveConfig
+from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods import geotoken

@@ -25,7 +25,7 @@ def open_run(
     archive: dict[str, Any],
     relocate: bool = False,
 ) -> tuple[Run, Snapshot | None]:
-    """The run to work on, and the table as it is.
+    """The run to work on, and the table it adds to (None: there is none, or it starts anew).
 
     Args:
         store: reaches the output.
@@ -46,7 +46,8 @@ def open_run(
         if state["fingerprint"] != fingerprint and not relocate:
             raise UserError(_refusal(output, f"the unfinished run {last:06d}", state["fingerprint"], fingerprint))
         if state["fingerprint"] == fingerprint and state["archive"] == archive:
-            return Run(store=store, output=output, id=f"{last:06d}", record=state, resumed=True), table
+            run = Run(store=store, output=output, id=f"{last:06d}", record=state, resumed=True)
+            return run, None if state["relocate"] else table
         if not relocate:
             raise UserError(
                 f"{output} has the unfinished run {last:06d} over {state['archive'].get('uri')}; finish it with the same "

@@ -154,6 +154,11 @@ def test_another_fingerprint_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_relocate_starts_the_table_anew(tmp_path: Path) -> None:
     whole_run(tmp_path, [("object", ["a", "b"])])
+    run, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE, relocate=True)
+    assert table is None
+    begin(run)
+    resumed, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE, relocate=True)
+    assert resumed.resumed and table is None  # died before its plan was frozen: the old rows are still not "known"
     whole_run(tmp_path, [("object", ["b", "c"])], fingerprint="f2", relocate=True)
     assert ids(tmp_path) == ["b", "c"]
     with pytest.raises(UserError, match="another model"):

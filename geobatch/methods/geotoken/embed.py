@@ -1,0 +1,41 @@
+"""Pictures become unit vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from geobatch.engine.vision import Precision, Vision
+from geobatch.stage import Stage
+
+
+class Embed(Stage):
+    """Adds the vector that retrieval searches with and the network reads; drops the picture.
+
+    Args:
+        encoder: folder of an image encoder (`geobatch.engine.vision`).
+        batch: pictures that go through it together.
+        precision: of its arithmetic.
+    """
+
+    drops = ("picture", "picture_width", "picture_height")
+    adds = (pa.field("vector", pa.list_(pa.float32())),)
+
+    def __init__(self, encoder: str, batch: int = 256, precision: Precision = "auto") -> None:
+        self.vision = Vision(encoder, batch=batch, precision=precision)
+
+    def work(self, table: pa.Table) -> pa.Table:
+        """Needs `picture`, `picture_width` and `picture_height`."""
+        found = self.vision.encode(pictures_of(table))
+        offsets = np.arange(len(found) + 1, dtype=np.int32) * found.shape[1]
+        return table.append_column(self.adds[0], pa.ListArray.from_arrays(offsets, pa.array(found.ravel())))
+
+
+def pictures_of(table: pa.Table) -> list[npt.NDArray[np.uint8]]:
+    """The pictures of PICTURE rows as (H, W, 3) views of Arrow's buffers."""
+    sizes = zip(table["picture_height"].to_pylist(), table["picture_width"].to_pylist(), strict=True)
+    return [
+        np.frombuffer(value.as_buffer(), np.uint8).reshape(height, width, 3)
+        for value, (height, width) in zip(table["picture"], sizes, strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""Runs the main job as a user does, in a process of its own, and kills it with all its children when asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: its exit status (None: killed), what it printed, and how long it took."""
+
+    status: int | None
+    output: str
+    seconds: float
+    peak_bytes: int = 0
+
+
+def run_job(*arguments: str, job: str = "geolocate_bucket", kill_after: float | None = None, limit: float = 240) -> Ended:
+    """`python jobs/JOB.py ARGUMENTS`.
+
+    Args:
+        kill_after: seconds after which the driver and every process below it get SIGKILL.
+        limit: seconds after which the job counts as hung.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gb", dir="/tmp") as scratch, (Path(scratch) / "log").open("w+") as log:
+        environment = {**os.environ, "RAY_TMPDIR": scratch, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment.pop("RAY_ADDRESS", None)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / f"jobs/{job}.py"), *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        peak, status = 0, None
+        while (status := process.poll()) is None:
+            spent = time.monotonic() - started
+            if kill_after is not None and spent >= kill_after:
+                kill_tree(process.pid)
+                process.wait()
+                break
+            if spent > limit:
+                kill_tree(process.pid)
+                log.seek(0)
+                raise TimeoutError(f"the job hung: {log.read()[-3000:]}")
+            peak = max(peak, memory(process.pid))
+            time.sleep(0.2 if kill_after is None else 0.02)
+        log.seek(0)
+        return Ended(status, log.read(), time.monotonic() - started, peak)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process and all below it, as one moment: stopped first, so that none can react to another's death."""
+    try:
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for signum in (signal.SIGSTOP, signal.SIGKILL):
+        for process in tree:
+            try:
+                process.send_signal(signum)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def memory(pid: int) -> int:
+    """Bytes of RAM that a process and all below it hold; pages shared with others are counted in part (PSS)."""
+    total = 0
+    try:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+    except psutil.NoSuchProcess:
+        pass
+    return total

@@ -1,0 +1,88 @@
+"""Ray itself, under our settings: slices stay whole, dead actors are retried, a poisoned slice ends the pass."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from geobatch.actors import Hands, Slice, run_river, start
+from geobatch.errors import UserError
+from geobatch.pipeline.causes import causes_of
+
+
+class Emit:
+    """Three slices a task, of very different sizes."""
+
+    takes_tasks = True
+
+    def __call__(self, tasks: pa.Table) -> Iterator[Slice]:
+        for shard in tasks["shard"].to_pylist():
+            for number in range(3):
+                rows = pa.table({"image_id": [f"{shard}/{number}/{n}" for n in range(5)], "payload": ["x" * 10 ** (2 * number)] * 5})
+                yield Slice(shard=shard, number=number, last=number == 2, end=0, skipped=0, rows=rows)
+
+
+class Falter:
+    """Dies on slices of shard 1 as often as its folder has not seen it die."""
+
+    def __init__(self, folder: str, deaths: int) -> None:
+        self.folder, self.deaths = Path(folder), deaths
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if table["image_id"][0].as_py().startswith("1/1"):
+            for death in range(self.deaths):
+                if not (self.folder / str(death)).exists():
+                    (self.folder / str(death)).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return table
+
+
+class Refuse:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise UserError("the bucket is gone; name another")
+
+
+TASKS = [pa.table({"shard": pa.array([shard], pa.int32())}) for shard in range(4)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    emit = Hands(stage=Emit)
+    start([emit, emit, emit, emit])
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.timeout(180)
+def test_slices_stay_whole_and_a_dead_actor_is_retried(cluster: None, tmp_path: Path) -> None:
+    falter = Hands(stage=Falter, make={"folder": str(tmp_path), "deaths": 2}, workers=2)
+    blocks = list(run_river(TASKS, [Hands(stage=Emit), falter]))
+    pieces = [piece for block in blocks for piece in Slice.from_block(block)]
+    assert sorted((piece.shard, piece.number) for piece in pieces) == [(s, n) for s in range(4) for n in range(3)]
+    for piece in pieces:
+        assert piece.rows["image_id"].to_pylist() == [f"{piece.shard}/{piece.number}/{n}" for n in range(5)]
+        assert piece.last == (piece.number == 2)
+        assert [stage for stage, _ in piece.seconds] == ["Falter"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.timeout(180)
+def test_an_actor_that_always_dies_ends_the_pass_and_not_never(cluster: None, tmp_path: Path) -> None:
+    falter = Hands(stage=Falter, make={"folder": str(tmp_path), "deaths": 1000})
+    with pytest.raises(ray.exceptions.RayError):
+        list(run_river(TASKS, [Hands(stage=Emit), falter]))
+    assert 4 <= len(list(tmp_path.iterdir())) <= 8
+
+
+@pytest.mark.timeout(180)
+def test_what_the_user_must_put_right_comes_through(cluster: None) -> None:
+    with pytest.raises(Exception) as raised:
+        list(run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Refuse)]))
+    innermost = list(causes_of(raised.value))[-1]
+    assert isinstance(innermost, UserError) and str(innermost).splitlines()[0] == "the bucket is gone; name another"
