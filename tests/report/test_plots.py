@@ -1,0 +1,59 @@
+"""Curves and tables: what is drawn equals what was counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from geobatch.report.plots import FARTHEST_KM, NEAREST_KM, cumulative, draw_curve, draw_table, styles
+
+
+def axes() -> Axes:
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def test_the_curve_counts_every_image() -> None:
+    km, share = cumulative([30.0, np.nan, 1.0, 30.0])
+    assert km.tolist() == [1, 30, 30] and share.tolist() == [0.25, 0.5, 0.75]
+    assert cumulative([])[0].size == 0
+
+
+def test_lines_pass_through_the_shares() -> None:
+    rng = np.random.default_rng(0)
+    km = np.where(rng.random(500) < 0.1, np.nan, rng.lognormal(3, 2, 500))
+    here = axes()
+    draw_curve(here, {"chosen": km, "oracle": km / 2, "lost": [np.nan], "none": []})
+    lines = {line.get_color(): line for line in here.get_lines() if len(line.get_xdata()) > 2}
+    line = lines[styles(["chosen"])["chosen"]["color"]]
+    x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    assert (x[0], x[-1]) == (NEAREST_KM, FARTHEST_KM) and np.all(np.diff(x) >= 0) and np.all(np.diff(y) >= 0)
+    for radius in (NEAREST_KM, 1, 25, 200, 20_000):
+        drawn = y[np.searchsorted(x, radius, side="right") - 1]
+        assert drawn == pytest.approx(100 * np.mean(km <= radius))
+    here.figure.canvas.draw()
+
+
+def test_oracles_are_grey_and_broken_and_choices_are_not() -> None:
+    found = styles(["a", "oracle of the samples", "b", "oracle of the pool"])
+    assert found["a"]["color"] != found["b"]["color"] and found["a"]["linestyle"] == found["b"]["linestyle"] == "-"
+    assert found["oracle of the samples"]["color"] == found["oracle of the pool"]["color"]
+    assert found["oracle of the samples"]["linestyle"] != found["oracle of the pool"]["linestyle"] != "-"
+    assert len(styles([str(at) for at in range(20)])) == 20
+
+
+def test_the_table_holds_the_shares_and_marks_the_best() -> None:
+    here = axes()
+    draw_table(here, {"ours": [0.5, 20.0, 900.0], "theirs": [10.0, 100.0, np.nan], "oracle": [0.1, 0.1, 0.1]})
+    texts = [(text.get_text(), text.get_weight()) for text in here.texts]
+    cells = texts[texts.index(("ours", "normal")) + 1 :][:5]
+    assert cells == [("33.3", "bold"), ("66.7", "bold"), ("66.7", "bold"), ("66.7", "bold"), ("100.0", "bold")]
+    cells = texts[texts.index(("theirs", "normal")) + 1 :][:5]
+    assert cells == [("0.0", "normal"), ("33.3", "normal"), ("66.7", "bold"), ("66.7", "bold"), ("66.7", "normal")]
+    cells = texts[texts.index(("oracle", "normal")) + 1 :][:5]
+    assert cells == [("100.0", "normal")] * 5
+    here.figure.canvas.draw()
