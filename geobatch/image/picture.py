@@ -80,8 +80,6 @@ class Decoder:
         # One CPU is what Ray gives an actor, and each thread of a codec costs address space of the limit.
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
         pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-        # Pillow raises at twice this, also for frames and tiles that only show while loading.
-        Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
         self._formats: tuple[str, ...] = FORMATS
         if config.plugins:
             Image.init()
@@ -107,6 +105,8 @@ class Decoder:
             raise _rejection(error) from error
 
     def _open(self, data: bytes) -> Image.Image:
+        # Pillow raises at twice this, also for frames and tiles that only show while loading.
+        Image.MAX_IMAGE_PIXELS = max(1, self._config.max_pixels // 2)
         try:
             return Image.open(io.BytesIO(data), formats=self._formats)
         except UnidentifiedImageError as error:
