@@ -94,6 +94,8 @@ def evaluate(
         exif=_exif_figures(places, bootstrap),
         distances=distances,
         rows=rows,
+        latitude=judged.column("latitude"),
+        longitude=judged.column("longitude"),
         true_latitude=judged.latitude,
         true_longitude=judged.longitude,
     )

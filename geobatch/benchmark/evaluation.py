@@ -51,10 +51,14 @@ class Evaluation:
     """Kilometres from the truth `(images,)` by choice, NaN where it offers no place: what plots are drawn from."""
     rows: NDArray[np.intp] = field(repr=False)
     """Row of the table of each judged image `(images,)`, -1 where it is missing there."""
+    latitude: Floats = field(repr=False)
+    """Of the chosen places `(images,)`, NaN where there is none."""
+    longitude: Floats = field(repr=False)
+    """Of the chosen places `(images,)`."""
     true_latitude: Floats = field(repr=False)
-    """Of the judged images `(images,)`."""
+    """Where the images were taken `(images,)`."""
     true_longitude: Floats = field(repr=False)
-    """Of the judged images `(images,)`."""
+    """Where the images were taken `(images,)`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Every figure as plain numbers, None in place of NaN; nothing per image."""

@@ -59,6 +59,9 @@ def test_each_choice_by_hand() -> None:
     assert (found.images, found.placed, found.without_truth, found.missing) == (4, 4, 1, 1)
     assert found.rejected == {"broken": 1}
     assert found.rows.tolist() == [0, 1, 2, 3]
+    assert np.array_equal(np.isnan(found.latitude), [False, True, False, False])
+    drawn = haversine_km(found.latitude, found.longitude, found.true_latitude, found.true_longitude)
+    assert np.array_equal(drawn, found.distances["chosen"], equal_nan=True)
     assert [one.value for one in found.against_neighbour.values()] == [0.25, 0.5, 0.5, 0.25, 0.25]
 
 
