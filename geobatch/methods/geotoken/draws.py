@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from geobatch.methods.geotoken.inputs import Context
-from geobatch.methods.geotoken.layers import KeysValues, Rows
+from geobatch.methods.geotoken.layers import Rows
 from geobatch.methods.geotoken.model import GeoTokenModel
 
 
@@ -69,30 +69,38 @@ def shared(
     """
     numbers = uniforms(ids, seed, samples, model.config.length).to(context.views_BVD.device).flatten(0, 1)
     memory = model.encode(context)
-    device = numbers.device
-    image_R = torch.arange(len(context), device=device)
+    kept = model.keep(memory, len(numbers))
+    image_R = torch.arange(len(context), device=numbers.device)
     row_N = image_R.repeat_interleave(samples)  # the prefix each draw stands on
     codes_Rt = image_R.new_zeros(len(image_R), 0)
-    log_R = torch.zeros(len(image_R), dtype=torch.float64, device=device)
-    tempered_R, past, prefixes = log_R, None, 0
-    count_R = image_R.new_full((len(image_R),), samples)
+    log_R = torch.zeros(len(image_R), dtype=torch.float64, device=numbers.device)
+    tempered_R, prefixes = log_R, 0
     for t, values in enumerate(model.config.vocabularies):
-        logits, grown = model.step(memory, Rows.of(image_R, len(context)), codes_Rt, past)
+        logits = model.step(memory, Rows.of(image_R, len(context)), codes_Rt, kept).double()
         prefixes += len(image_R)
-        log = logits.double().log_softmax(-1)
-        tempered = (logits.double() / temperature).log_softmax(-1)
+        log, tempered = logits.log_softmax(-1), (logits / temperature).log_softmax(-1)
         token_N = choose(tempered[row_N], numbers[:, t])
-        child, row_N, count_R = torch.unique(row_N * values + token_N, return_inverse=True, return_counts=True)
-        parent, token = child // values, child % values
-        past = grown if len(parent) == len(image_R) else _follow(grown, parent)
+        child, which_N = torch.unique(row_N * values + token_N, return_inverse=True)
+        parent, token, at = _branch(child, values, len(image_R))
+        row_N = at.argsort()[which_N]
+        for layer in kept:
+            layer.branch(len(image_R), parent[len(image_R) :], t + 1)
         image_R = image_R[parent]
         codes_Rt = torch.cat([codes_Rt[parent], token[:, None]], dim=1)
         log_R, tempered_R = log_R[parent] + log[parent, token], tempered_R[parent] + tempered[parent, token]
-    return Draws(codes_Rt, image_R, count_R, log_R, tempered_R, prefixes)
+    return _distinct(codes_Rt[row_N], image_R[row_N], log_R[row_N], tempered_R[row_N], prefixes)
 
 
-def _follow(past: list[KeysValues], parent_R: Tensor) -> list[KeysValues]:
-    return [(key[parent_R], value[parent_R]) for key, value in past]
+def _branch(child: Tensor, values: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Children (row · values + token, rising) -> parents, tokens and numbers in `child` of the next prefixes.
+
+    Each prefix's first child takes its parent's row, where the keys and values already are; the others go behind.
+    """
+    parent = child // values
+    first = torch.ones_like(parent, dtype=torch.bool)
+    first[1:] = parent[1:] != parent[:-1]
+    at = torch.cat([first.nonzero()[:, 0], (~first).nonzero()[:, 0]])
+    return parent[at], child[at] % values, at
 
 
 @torch.inference_mode()
@@ -106,15 +114,15 @@ def independent(
     rows = Rows.of(image_N, len(context))
     codes_Nt = image_N.new_zeros(len(image_N), 0)
     log_N = torch.zeros(len(image_N), dtype=torch.float64, device=numbers.device)
-    tempered_N, past = log_N, None
+    tempered_N, kept = log_N, model.keep(memory, len(image_N))
     for t in range(model.config.length):
-        logits, past = model.step(memory, rows, codes_Nt, past)
-        tempered = (logits.double() / temperature).log_softmax(-1)
+        logits = model.step(memory, rows, codes_Nt, kept).double()
+        tempered = (logits / temperature).log_softmax(-1)
         token = choose(tempered, numbers[:, t])[:, None]
         codes_Nt = torch.cat([codes_Nt, token], dim=1)
-        log_N = log_N + logits.double().log_softmax(-1).gather(1, token)[:, 0]
+        log_N = log_N + logits.log_softmax(-1).gather(1, token)[:, 0]
         tempered_N = tempered_N + tempered.gather(1, token)[:, 0]
-    return _distinct(codes_Nt, image_N, log_N, tempered_N)
+    return _distinct(codes_Nt, image_N, log_N, tempered_N, codes_Nt.numel())
 
 
 @torch.inference_mode()
@@ -139,15 +147,16 @@ def naive(
         logs.append(log)
         tempereds.append(tempered)
     stacked = torch.stack(drawn, dim=1).flatten(0, 1)
-    return _distinct(stacked, image_N, torch.stack(logs, 1).flatten(), torch.stack(tempereds, 1).flatten())
+    log_N, tempered_N = (torch.stack(values, dim=1).flatten() for values in (logs, tempereds))
+    return _distinct(stacked, image_N, log_N, tempered_N, stacked.numel())
 
 
-def _distinct(codes_NT: Tensor, image_N: Tensor, log_N: Tensor, tempered_N: Tensor) -> Draws:
+def _distinct(codes_NT: Tensor, image_N: Tensor, log_N: Tensor, tempered_N: Tensor, prefixes: int) -> Draws:
     keys, row_N, count_R = torch.unique(
         torch.cat([image_N[:, None], codes_NT], dim=1), dim=0, return_inverse=True, return_counts=True
     )
-    first = torch.empty_like(keys[:, 0]).scatter_(0, row_N, torch.arange(len(row_N), device=row_N.device))
-    return Draws(keys[:, 1:], keys[:, 0], count_R, log_N[first], tempered_N[first], codes_NT.numel())
+    one = torch.empty_like(keys[:, 0]).scatter_(0, row_N, torch.arange(len(row_N), device=row_N.device))
+    return Draws(keys[:, 1:], keys[:, 0], count_R, log_N[one], tempered_N[one], prefixes)
 
 
 @torch.inference_mode()
@@ -156,10 +165,9 @@ def greedy(model: GeoTokenModel, context: Context) -> tuple[Tensor, Tensor]:
     memory = model.encode(context)
     image_B = torch.arange(len(context), device=context.views_BVD.device)
     rows = Rows.of(image_B, len(context))
-    codes_Bt, past = image_B.new_zeros(len(context), 0), None
+    codes_Bt, kept = image_B.new_zeros(len(context), 0), model.keep(memory, len(context))
     log_B = torch.zeros(len(context), dtype=torch.float64, device=image_B.device)
     for _ in range(model.config.length):
-        logits, past = model.step(memory, rows, codes_Bt, past)
-        best, token = logits.double().log_softmax(-1).max(-1)
+        best, token = model.step(memory, rows, codes_Bt, kept).double().log_softmax(-1).max(-1)
         codes_Bt, log_B = torch.cat([codes_Bt, token[:, None]], dim=1), log_B + best
     return codes_Bt, log_B

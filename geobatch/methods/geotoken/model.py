@@ -33,7 +33,7 @@ from torch.nn import functional
 from geobatch.errors import UserError
 from geobatch.methods.geotoken.config import GeoToken
 from geobatch.methods.geotoken.inputs import Context
-from geobatch.methods.geotoken.layers import DecoderLayer, EncoderLayer, KeysValues, Rows
+from geobatch.methods.geotoken.layers import DecoderLayer, EncoderLayer, Kept, KeysValues, Rows
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _OCTAVES = 12  # wavelengths of the Fourier features: the Earth's radius × 2 … 3 km
@@ -184,17 +184,17 @@ class GeoTokenModel(nn.Module):
         x_BTW = self.decoder_norm(x_BTW)
         return [head(x_BTW[:, t]) for t, head in enumerate(self.heads)]
 
-    def step(
-        self, memory: Memory, rows: Rows, codes_Rt: Tensor, past: list[KeysValues] | None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """One step of R prefixes with t codes each: (R, values) logits of code t, and the grown keys and values."""
+    def keep(self, memory: Memory, prefixes: int) -> list[Kept]:
+        """Room for the keys and values of as many prefixes, for each layer of the decoder."""
+        return [Kept(self.config, prefixes, memory.layers[0][0]) for _ in self.decoder]
+
+    def step(self, memory: Memory, rows: Rows, codes_Rt: Tensor, kept: list[Kept]) -> Tensor:
+        """(R, values) logits of token t of R prefixes with t codes each; their keys and values are added to `kept`."""
+        t = codes_Rt.shape[1]
         x_RW = self._inputs(codes_Rt)[:, -1]
-        grown = []
-        for depth, layer in enumerate(self.decoder):
-            before = past[depth] if past is not None else None
-            x_RW, present = cast(DecoderLayer, layer).step(x_RW, before, memory.layers[depth], memory.mask, rows)
-            grown.append(present)
-        return self.heads[codes_Rt.shape[1]](self.decoder_norm(x_RW)), grown
+        for layer, kept_here, keys_values in zip(self.decoder, kept, memory.layers, strict=True):
+            x_RW = cast(DecoderLayer, layer).step(x_RW, t, kept_here, keys_values, memory.mask, rows)
+        return self.heads[t](self.decoder_norm(x_RW))
 
     def losses(self, context: Context, codes_BT: Tensor) -> Tensor:
         """(T,) mean cross-entropy of each token, nats."""

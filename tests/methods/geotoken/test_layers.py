@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from geobatch.methods.geotoken.layers import Rows, _explicit, _short
+from geobatch.methods.geotoken.layers import Kept, Rows, _explicit, _short
+from tests.methods.geotoken.tiny import TINY
 
 
 @pytest.mark.parametrize(("causal", "masked"), [(False, False), (True, False), (False, True)])
@@ -31,9 +34,11 @@ def test_long_rows_and_float32_are_left_to_torch() -> None:
     assert not _short(long[:, :, :4].float(), long.float())
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=6).filter(any))
-def test_spread_and_gather_are_inverse(counts: list[int]) -> None:
-    image_R = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6).filter(any), st.randoms())
+def test_spread_and_gather_are_inverse_in_any_order(counts: list[int], random: Random) -> None:
+    images = [image for image, count in enumerate(counts) for _ in range(count)]
+    random.shuffle(images)
+    image_R = torch.tensor(images)
     x_RW = torch.arange(len(image_R) * 2.0).reshape(-1, 2) + 1
     rows = Rows.of(image_R, len(counts))
     spread = rows.spread(x_RW)
@@ -42,3 +47,16 @@ def test_spread_and_gather_are_inverse(counts: list[int]) -> None:
     for image, count in enumerate(counts):
         assert torch.equal(spread[image, :count], x_RW[image_R == image])
         assert not spread[image, count:].any()
+
+
+def test_kept_keys_follow_their_branches() -> None:
+    """Against concatenation: prefixes [a, b] grow, b branches twice, all grow again."""
+    kept = Kept(TINY, 5, torch.zeros(0))
+    generator = torch.Generator().manual_seed(0)
+    first = tuple(torch.randn(2, 2, 2, 1, 8, generator=generator))
+    kept.append(0, first)
+    parents = torch.tensor([0, 1, 1, 1])
+    kept.branch(2, parents[2:], 1)
+    second = tuple(torch.randn(2, 4, 2, 1, 8, generator=generator))
+    for found, old, new in zip(kept.append(1, second), first, second, strict=True):
+        assert torch.equal(found, torch.cat([old[parents], new], dim=2))

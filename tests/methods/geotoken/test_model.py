@@ -13,7 +13,7 @@ import torch
 from geobatch.errors import UserError
 from geobatch.methods.geotoken.config import GeoToken
 from geobatch.methods.geotoken.inputs import Context, context
-from geobatch.methods.geotoken.layers import KeysValues, Rows
+from geobatch.methods.geotoken.layers import Rows
 from geobatch.methods.geotoken.model import GeoTokenModel, Prefixes
 from tests.methods.geotoken.tiny import TINY, VARIANTS, arrays, batch_of, model_of
 
@@ -54,11 +54,11 @@ def test_the_loss_is_the_weighted_mean_written_by_hand(config: GeoToken) -> None
 def test_steps_with_kept_keys_and_values_equal_the_whole_forward(config: GeoToken) -> None:
     model, batch, codes = model_of(config), batch_of(config), codes_for(config)
     whole = logits_of(model, batch, codes).split(config.vocabularies, dim=1)
-    past: list[KeysValues] | None = None
     with torch.inference_mode():
         memory = model.encode(batch)
+        kept = model.keep(memory, 7)
         for t in range(config.length):
-            step, past = model.step(memory, Rows.of(torch.arange(4), 4), codes[:, :t], past)
+            step = model.step(memory, Rows.of(torch.arange(4), 4), codes[:, :t], kept)
             torch.testing.assert_close(step, whole[t], atol=2e-5, rtol=1e-4)
 
 
