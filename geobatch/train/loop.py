@@ -1,0 +1,286 @@
+"""Training on any number of workers with Ray Train, taken up again where it stopped.
+
+Whatever is trained is a `Trainee`: it makes its own steps, and each step is a function of (seed, step,
+rank), so that going on from a checkpoint is going on as if nothing had happened. `fit` starts the workers,
+joins them (gloo between CPUs, nccl between GPUs), restores the newest checkpoint under the same name,
+steps, saves, reports, and copies the trained model out.
+
+Resuming is by name and storage, the only way Ray Train V2 has: the same call after a crash of the driver
+goes on, after a finished run it trains nothing and copies the model again. The name therefore carries a
+fingerprint of everything that decides the result. A worker that dies takes the group down and Ray starts it
+again from the newest *committed* checkpoint, which is the one before if it died right after reporting;
+steps are then simply made again.
+
+Ray's report is a barrier of 20 to 50 ms, so progress goes another way: rank 0 tells an actor every half
+second, which the driver asks while it waits. Start-up of two workers on two cores takes about 10 s, most of
+it importing torch and transformers twice.
+
+Not covered: elastic groups (the batch is shared equally, so another number of workers is another partition
+of it), sharded parameters (FSDP).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray import train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch import nn
+
+from geobatch.errors import MachineError, UserError
+
+_STATE, _MODEL = "state.pt", "model"
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How many workers train, and what they keep."""
+
+    workers: int = 2
+    """Workers that share each batch."""
+
+    gpu: bool = False
+    """Whether each worker gets a GPU of its own."""
+
+    cpus: float = 1.0
+    """CPUs, and threads, of each worker."""
+
+    checkpoint_steps: int = 500
+    """Steps between checkpoints; the last step always makes one."""
+
+    keep: int = 2
+    """Checkpoints kept."""
+
+    failures: int = 3
+    """How often the group of workers is started again after one died."""
+
+    storage: str = ""
+    """Folder (shared by all machines) or s3:// prefix for checkpoints; default: beside the model."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who a worker is."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    wrap: Callable[[nn.Module], nn.Module] = field(default=lambda module: module)
+
+
+class Trainee(Protocol):
+    """What can be trained. `advance` is one step of this worker, collective calls included."""
+
+    step: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+
+    def advance(self) -> float:
+        """Makes one step; returns its loss."""
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs, tensors and plain values."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state`."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the trained model; called on rank 0 after the last step."""
+
+
+def fit(
+    make: Callable[[Worker], Trainee],
+    output: Path,
+    *,
+    name: str,
+    loop: Loop | None = None,
+    watch: Callable[[int, int, float], None] | None = None,
+) -> dict[str, float]:
+    """Trains on a running Ray cluster and writes the model to `output`.
+
+    Args:
+        make: makes one worker's trainee; it travels to the workers, so it should hold paths, not arrays.
+        output: folder of the model; replaced if it exists.
+        name: what decides the result, as a name: the same name takes the same training up again.
+        watch: called in this process with (step, steps, loss) about twice a second.
+
+    Returns:
+        "loss" of the last step, "steps", "seconds" of stepping, "seconds_a_step", "start_seconds",
+        "peak_mib" of rank 0.
+
+    Raises:
+        UserError: Ray is not running, or it has fewer CPUs or GPUs than the workers ask for.
+        MachineError: workers kept dying, or the trainee raised.
+    """
+    loop = loop or Loop()
+    _enough(loop)
+    storage = loop.storage or str((output.parent / f".{output.name}.training").resolve())
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"make": make, "board": board, "loop": loop, "called": time.time()},
+        torch_config=TorchConfig(backend="nccl" if loop.gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(
+            num_workers=loop.workers,
+            use_gpu=loop.gpu,
+            resources_per_worker={"CPU": loop.cpus, **({"GPU": 1} if loop.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=loop.failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=loop.keep),
+        ),
+    )
+    try:
+        result = _watched(trainer, board, watch)
+    except Exception as error:
+        raise MachineError(f"training {name} failed: {_cause(error)}") from error
+    finally:
+        ray.kill(board)
+    if result.checkpoint is None:
+        raise MachineError(f"training {name} ended without a checkpoint; delete {storage}/{name} and start again")
+    _take_out(result.checkpoint, output)
+    if not loop.storage:
+        shutil.rmtree(Path(storage) / name, ignore_errors=True)
+    return {key: value for key, value in (result.metrics or {}).items() if isinstance(value, (int, float))}
+
+
+class _Board:
+    """What the driver sees of rank 0."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[int, int, float] | None = None
+
+    def write(self, step: int, steps: int, loss: float) -> None:
+        self.seen = (step, steps, loss)
+
+    def read(self) -> tuple[int, int, float] | None:
+        return self.seen
+
+
+def _train(told: dict[str, Any]) -> None:
+    """One worker, from its first line to its last."""
+    loop: Loop = told["loop"]
+    context = train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if not loop.gpu:
+        torch.set_num_threads(max(1, int(loop.cpus)))
+    device = train.torch.get_device()
+    worker = (
+        Worker(rank, world, str(device), nn.parallel.DistributedDataParallel) if world > 1 else Worker(device=str(device))
+    )
+    trainee: Trainee = told["make"](worker)
+    checkpoint = train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainee.restore(torch.load(Path(folder) / _STATE, map_location=device, weights_only=True))
+    started, first, told_at, loss = time.time(), trainee.step, 0.0, float("nan")
+    while trainee.step < trainee.steps:
+        loss = trainee.advance()
+        if rank == 0 and time.time() - told_at > _POLL_SECONDS:
+            told_at = time.time()
+            told["board"].write.remote(trainee.step, trainee.steps, loss)
+        if trainee.step % loop.checkpoint_steps == 0 or trainee.step == trainee.steps:
+            spent = time.time() - started
+            metrics = {
+                "loss": loss,
+                "steps": trainee.step,
+                "seconds": spent,
+                "seconds_a_step": spent / max(trainee.step - first, 1),
+                "start_seconds": started - told["called"],
+                "peak_mib": _peak_mib(),
+            }
+            _report(trainee, metrics, rank)
+
+
+def _report(trainee: Trainee, metrics: dict[str, float], rank: int) -> None:
+    """A barrier: every worker reports, rank 0 with the checkpoint."""
+    if rank:
+        train.report(metrics, checkpoint=None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(trainee.state(), Path(folder) / _STATE)
+        if trainee.step == trainee.steps:
+            trainee.save(Path(folder) / _MODEL)
+        train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _watched(trainer: TorchTrainer, board: Any, watch: Callable[[int, int, float], None] | None) -> Any:
+    """`trainer.fit()`, with what rank 0 says passed on to `watch` meanwhile."""
+    if watch is None:
+        return trainer.fit()
+    done = threading.Event()
+
+    def look() -> None:
+        last = None
+        while not done.wait(_POLL_SECONDS):
+            try:
+                seen = ray.get(board.read.remote(), timeout=10)
+            except ray.exceptions.RayError:
+                continue
+            if seen is not None and seen != last:
+                watch(*seen)
+                last = seen
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        return trainer.fit()
+    finally:
+        done.set()
+        thread.join()
+
+
+def _take_out(checkpoint: Checkpoint, output: Path) -> None:
+    """Puts the model of the last checkpoint at `output`, whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch, checkpoint.as_directory() as folder:
+        fresh = Path(scratch) / "model"
+        shutil.copytree(Path(folder) / _MODEL, fresh)
+        if output.exists():
+            output.rename(Path(scratch) / "before")
+        fresh.rename(output)
+
+
+def _enough(loop: Loop) -> None:
+    if not ray.is_initialized():
+        raise UserError("training needs Ray; call geobatch.actors.start first, or set RAY_ADDRESS")
+    have = ray.cluster_resources()
+    for kind, each in (("CPU", loop.cpus), ("GPU", float(loop.gpu))):
+        if each * loop.workers > have.get(kind, 0):
+            raise UserError(
+                f"{loop.workers} workers need {each * loop.workers:g} {kind}s and the cluster has "
+                f"{have.get(kind, 0):g}; lower --workers"
+            )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message, one line: Ray wraps errors in errors."""
+    failures = getattr(error, "worker_failures", None)
+    inner = next(iter(failures.values())) if failures else error
+    while getattr(inner, "cause", None) is not None or inner.__cause__ is not None:
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = [line for line in str(inner).splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"
+
+
+def _peak_mib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
