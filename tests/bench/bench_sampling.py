@@ -57,8 +57,8 @@ def run() -> list[dict[str, object]]:
                 "ratio": (slow - encode) / (fast - encode),
                 "measured": (
                     f"{fast - encode:.0f} ms of decoding an image against {slow - encode:.0f}; {fast:.0f} against "
-                    f"{slow:.0f} with the encoder ({slow / fast:.2f} ×); {prefixes:.0f} distinct prefixes of {all_of_them:.0f}; "
-                    f"{IMAGES} images, {torch.get_num_threads()} threads, median of {ROUNDS} alternating rounds"
+                    f"{slow:.0f} with the encoder ({slow / fast:.2f} ×); {prefixes:.0f} distinct prefixes of "
+                    f"{all_of_them:.0f}; {IMAGES} images, {torch.get_num_threads()} threads, median of {ROUNDS} alternating rounds"
                 ),
             }
         )
