@@ -50,6 +50,7 @@ def run() -> list[dict[str, object]]:
         _same(ours, theirs)
         fast, slow, encode = (1e3 * median(times[key]) / IMAGES for key in ("shared", "independent", "encode"))
         prefixes, all_of_them = ours.prefixes / IMAGES, theirs.prefixes / IMAGES
+        setting = f"{IMAGES} images, {torch.get_num_threads()} threads, median of {ROUNDS} alternating rounds"
         rows.append(
             {
                 "name": f"prefix-shared sampling, 55 M parameters, {name} network",
@@ -58,7 +59,7 @@ def run() -> list[dict[str, object]]:
                 "measured": (
                     f"{fast - encode:.0f} ms of decoding an image against {slow - encode:.0f}; {fast:.0f} against "
                     f"{slow:.0f} with the encoder ({slow / fast:.2f} ×); {prefixes:.0f} distinct prefixes of "
-                    f"{all_of_them:.0f}; {IMAGES} images, {torch.get_num_threads()} threads, median of {ROUNDS} alternating rounds"
+                    f"{all_of_them:.0f}; {setting}"
                 ),
             }
         )
