@@ -39,7 +39,7 @@ IDENTITY = [
 
 #: One row of the frozen manifest. All rows of a shard are contiguous; shards are numbered from 0 in the order planned.
 #: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read. kind "zip": one row a
-#: member (offset = its index in the central directory). kind "parquet": one row a row group (offset = its index).
+#: member (offset = of its entry in the central directory, bytes). kind "parquet": one row a row group (offset = its index).
 PLAN = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),

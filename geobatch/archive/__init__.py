@@ -1,1 +1,14 @@
-"""."""
+"""Bytes in: where images lie, what of it is to be read, and the reading.
+
+config    what an archive is: a URI, names to take, sizes of a unit of work
+names     which names are images, which are containers; how an image is called for ever
+plan      a listing becomes the frozen manifest: shards, numbered
+manifest  a CSV or Parquet file of URIs, read like a listing
+shard     one shard becomes slices of IMAGE rows, by kind:
+prefix    loose objects, many GETs in flight
+tar       a tar or WebDataset shard, read once, in order, never on disk
+zip       members of a zip, through range reads
+parquet   rows of a Parquet file that has an image column
+slice     the unit of work and of commit
+source    the stage that reads shards on a cluster
+"""

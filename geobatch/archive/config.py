@@ -1,0 +1,32 @@
+"""What an archive is, and how much of it makes a unit of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geobatch.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveConfig:
+    """Where images lie. Every field but `uri` decides how a shard falls into slices: a run must keep them to its end."""
+
+    uri: str
+    """An S3 prefix or a local folder, one tar, zip or Parquet file, or a CSV or Parquet manifest with a `uri` column."""
+    include: tuple[str, ...] = ()
+    """Globs of names that are images whatever their extension; with any given, nothing else is."""
+    exclude: tuple[str, ...] = ()
+    """Globs of names to pass over."""
+    shard_rows: int = 256
+    """Images of one unit of work, at most."""
+    shard_bytes: int = 64 << 20
+    """Encoded bytes of one unit of work, at most, unless a single image is larger."""
+    max_bytes: int = 256 << 20
+    """Encoded bytes above which an image is rejected unread."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that make no unit of work."""
+        if not 1 <= self.shard_rows <= 50_000:
+            raise UserError(f"--shard-rows {self.shard_rows} is not between 1 and 50000; 256 suits most archives")
+        if self.shard_bytes < 1 or self.max_bytes < 1:
+            raise UserError("--shard-bytes and --max-bytes must be at least 1; leave them at their defaults")

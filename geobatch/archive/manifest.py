@@ -1,0 +1,144 @@
+"""A CSV or Parquet file that names the images of an archive, one URI a row.
+
+The column is called `uri`. A URI without a scheme is relative to the folder the manifest lies in. The store is asked for
+the size and etag of each, many at once; what is not there keeps a row, so that it ends as a rejection and not in silence. A
+URI met again is dropped and counted: the same object is one image. What was met is remembered as 16 bytes of its BLAKE2
+digest, in sorted runs that merge as they grow: 160 MB for ten million rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+
+from geobatch.archive.parquet import image_column, opened
+from geobatch.errors import GeobatchError, UserError
+from geobatch.store import Object, Store, join, split
+
+#: Rows asked of the store and compared with what was met at once.
+_BATCH = 1000
+
+
+class Listed(list[tuple[str, Object | None]]):
+    """A page: each URI with what the store says of it, None where nothing can be said; `passed` counts rows left out."""
+
+    passed: int = 0
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of this name may be one; a Parquet file is one if it has no image column."""
+    return name.lower().endswith((".csv", ".parquet"))
+
+
+def names_images(store: Store, found: Object) -> bool:
+    """Whether the file is a manifest, and not an archive.
+
+    Raises:
+        UserError: a Parquet file with neither images nor URIs.
+    """
+    if not found.uri.lower().endswith(".parquet"):
+        return True
+    try:
+        schema = opened(store, found.uri, found.size, found.etag).schema_arrow
+    except pa.ArrowException:
+        return False  # a broken archive: the reader will say so in a row
+    if image_column(schema) is not None:
+        return False
+    if "uri" not in schema.names:
+        said = ", ".join(schema.names[:10])
+        raise UserError(
+            f"{found.uri} has neither an image column nor a column uri, only {said}; rename the one that is meant"
+        )
+    return True
+
+
+def pages(store: Store, found: Object) -> Iterator[Listed]:
+    """The objects that a manifest names, in its order.
+
+    Raises:
+        UserError: it cannot be read, or has no column `uri`.
+    """
+    folder = found.uri[: found.uri.rindex("/") + 1]
+    met = _Met()
+    waiting: list[str] = []
+    page = Listed()
+    for texts in _columns(store, found):
+        for text in texts:
+            if not text:
+                page.passed += 1
+                continue
+            waiting.append(_absolute(text, folder))
+            if len(waiting) == _BATCH:
+                yield _asked(store, waiting, met, page)
+                waiting, page = [], Listed()
+    yield _asked(store, waiting, met, page)
+
+
+def _absolute(text: str, folder: str) -> str:
+    return split(text if "://" in text or text.startswith("/") else join(folder, text)).uri
+
+
+def _asked(store: Store, uris: list[str], met: _Met, page: Listed) -> Listed:
+    new = [uri for uri, again in zip(uris, met.again(uris), strict=True) if not again]
+    page.passed += len(uris) - len(new)
+    for uri, answer in zip(new, store.head_many(new), strict=True):
+        if isinstance(answer, GeobatchError) and not isinstance(answer, UserError):
+            raise answer
+        page.append((uri, answer if isinstance(answer, Object) else None))
+    return page
+
+
+def _columns(store: Store, found: Object) -> Iterator[list[str | None]]:
+    """The column `uri`, in pieces."""
+    try:
+        if found.uri.lower().endswith(".parquet"):
+            file = opened(store, found.uri, found.size, found.etag)
+            for batch in file.iter_batches(batch_size=_BATCH, columns=["uri"], use_threads=False):
+                yield batch.column(0).cast(pa.string()).to_pylist()
+            return
+        with store.stream(found.uri, if_match=found.etag) as stream:
+            reader = pyarrow.csv.open_csv(
+                stream,
+                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=4 << 20),
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(include_columns=["uri"], column_types={"uri": pa.string()}),
+            )
+            for batch in reader:
+                yield batch.column(0).to_pylist()
+    except (pa.ArrowException, KeyError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{found.uri} cannot be read as a manifest ({said}); it must have a column uri") from error
+
+
+class _Met:
+    """Which URIs were met before."""
+
+    def __init__(self) -> None:
+        self._runs: list[npt.NDArray[np.bytes_]] = []
+
+    def again(self, uris: list[str]) -> list[bool]:
+        """For each URI whether it was met in an earlier call or earlier in this one."""
+        digests = [hashlib.blake2b(uri.encode(), digest_size=16).digest() for uri in uris]
+        # NumPy drops zero bytes at the end of a string and would take two digests for one; hence the last byte.
+        keys = np.array([digest + b"\x01" for digest in digests], dtype="S17")
+        seen = np.zeros(len(keys), bool)
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            seen |= run[at] == keys
+        fresh, first = np.unique(keys, return_index=True)
+        repeated = np.ones(len(keys), bool)
+        repeated[first] = False
+        self._add(fresh)
+        return (seen | repeated).tolist()
+
+    def _add(self, run: npt.NDArray[np.bytes_]) -> None:
+        if not len(run):
+            return
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.union1d(self._runs.pop(), run)
+        self._runs.append(run)

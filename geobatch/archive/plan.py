@@ -1,0 +1,274 @@
+"""A listing becomes the frozen manifest.
+
+Whatever lies below one prefix is planned together: loose images fill shards of at most `shard_rows` and `shard_bytes`; a tar
+is a shard; a zip's members and a Parquet file's row groups are cut into shards, of which none spans two files. Listing
+streams: what is in memory is one page of the listing, one table of at most 50,000 rows, and, while a zip is planned, the
+names of its members. A million keys are planned in 4 s on one core and 60 MB (`tests/archive/test_plan.py`).
+
+What it does not cover: listing several prefixes at once. One page of 1000 keys takes S3 some 0.1 s, so ten million keys take
+a quarter of an hour, however fast the planner is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+
+from geobatch.archive import manifest, parquet
+from geobatch.archive import zip as zips
+from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.names import MemberIds, Names, container, escaped, named_like_an_image
+from geobatch.errors import UserError
+from geobatch.schema import PLAN
+from geobatch.store import Changed, Denied, NotFound, Object, Store, split
+
+__all__ = ["ArchiveConfig", "Planned", "plan"]
+
+#: Rows of one table, and objects listed between two reports, at most.
+TABLE_ROWS = 50_000
+#: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
+_PROBES = 3
+
+#: Which of these (uri, etag) need no work.
+Known = Callable[[list[tuple[str, str]]], list[bool]]
+
+
+class Planned(NamedTuple):
+    """A piece of the manifest, and the counts up to here.
+
+    Attributes:
+        table: whole shards, rows of PLAN; none in a report that only counts.
+        listed: objects met, and members of zips.
+        skipped: of those, passed over by name (or, in a manifest, named again).
+        known: of those, passed over because `known` said so.
+    """
+
+    table: pa.Table
+    listed: int
+    skipped: int
+    known: int
+
+
+class _Row(NamedTuple):
+    """A row of PLAN but for its shard."""
+
+    kind: str
+    image_id: str | None
+    uri: str
+    etag: str | None
+    size: int | None
+    offset: int | None
+
+
+class _Source(NamedTuple):
+    """One object that may be read: its name for the globs, and whether it is an image whatever its name."""
+
+    found: Object | None
+    uri: str
+    name: str
+    image: bool
+
+
+def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Iterator[Planned]:
+    """The archive's shards, in tables as they are listed; a shard is never split between two.
+
+    Args:
+        store: reaches the archive.
+        config: what is read.
+        known: told which objects and containers need no reading; asked for at most 1000 at once.
+
+    Raises:
+        UserError: nothing is there, nothing there is an image, or it may not be read.
+        Unreadable: the store kept failing.
+    """
+    planner = _Planner(store, config, known)
+    rows: list[_Row] = []
+    sizes: list[int] = []
+    first = reported = planned = 0
+    for shard in planner.shards():
+        if sizes and len(rows) + len(shard) > TABLE_ROWS:
+            yield planner.report(rows, sizes, first)
+            first, reported, rows, sizes = first + len(sizes), planner.listed, [], []
+        if shard:
+            rows += shard
+            sizes.append(len(shard))
+            planned += len(shard)
+        elif planner.listed - reported >= TABLE_ROWS:
+            yield planner.report(rows, sizes, first)
+            first, reported, rows, sizes = first + len(sizes), planner.listed, [], []
+    if not planned and not planner.known:
+        raise UserError(_nothing(planner, config))
+    yield planner.report(rows, sizes, first)
+
+
+def _nothing(planner: _Planner, config: ArchiveConfig) -> str:
+    if not planner.listed:
+        return f"nothing lies at {config.uri}; check --archive"
+    globs = "check --include and --exclude" if config.include or config.exclude else "name the images with --include"
+    return f"none of the {planner.listed} objects at {config.uri} is an image by its name; {globs}"
+
+
+class _Planner:
+    """Lists, sorts out, and cuts into shards."""
+
+    def __init__(self, store: Store, config: ArchiveConfig, known: Known | None) -> None:
+        self._store, self._config, self._known = store, config, known
+        self._names = Names(config)
+        self._loose: list[_Row] = []
+        self._weight = 0
+        self._probed = False
+        self.listed = self.skipped = self.known = 0
+
+    def report(self, rows: list[_Row], sizes: list[int], first: int) -> Planned:
+        """The rows as a table, their shards of these sizes numbered from `first`."""
+        shards = [first + index for index, size in enumerate(sizes) for _ in range(size)]
+        columns = [shards, *(list(column) for column in zip(*rows, strict=True))] if rows else [[] for _ in PLAN]
+        table = pa.table([pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)], schema=PLAN)
+        return Planned(table, self.listed, self.skipped, self.known)
+
+    def shards(self) -> Iterator[list[_Row]]:
+        """The rows of each shard; an empty list after each page, so that counts can be reported."""
+        for page in self._pages():
+            for source in self._unknown(self._named(page)):
+                kind = None if source.image else container(source.name)
+                if kind is not None and source.found is not None:
+                    yield from self._opened(kind, source.found)
+                else:
+                    yield from self._one(source)
+            yield []
+        if self._loose:
+            yield self._loose
+
+    def _one(self, source: _Source) -> Iterator[list[_Row]]:
+        """Adds a loose image; the shard that it does not fit in any more."""
+        found = source.found
+        size, etag = (found.size, found.etag) if found is not None else (None, None)
+        cost = size if size is not None and size <= self._config.max_bytes else 0
+        if self._loose and (len(self._loose) == self._config.shard_rows or self._weight + cost > self._config.shard_bytes):
+            yield self._loose
+            self._loose, self._weight = [], 0
+        self._loose.append(_Row("object", escaped(source.uri), source.uri, etag, size, None))
+        self._weight += cost
+
+    def _opened(self, kind: str, found: Object) -> Iterator[list[_Row]]:
+        """The shards of a container."""
+        if kind == "tar":
+            yield [_Row("tar", None, found.uri, found.etag, found.size, None)]
+            return
+        try:
+            yield from self._zip(found) if kind == "zip" else self._parquet(found)
+        except (NotFound, Changed, Denied):
+            # Gone, replaced or forbidden since it was listed: the reader will meet the same and say so in a row.
+            yield [_Row(kind, escaped(found.uri), found.uri, found.etag, found.size, None)]
+
+    def _zip(self, found: Object) -> Iterator[list[_Row]]:
+        ids = MemberIds(found.uri)
+        shard: list[_Row] = []
+        weight = 0
+        members = zips.entries(cast(BinaryIO, self._store.seekable(found.uri, found.size, if_match=found.etag)), found.size)
+        while True:
+            try:
+                member = next(members, None)
+            except zips.DAMAGE:
+                shard.append(_Row("zip", escaped(found.uri), found.uri, found.etag, found.size, None))
+                break
+            if member is None:
+                break
+            self.listed += 1
+            if member.folder or not self._names.takes_member(member.name):
+                self.skipped += 1
+                continue
+            cost = member.size if member.size <= self._config.max_bytes else 0
+            if shard and (len(shard) == self._config.shard_rows or weight + cost > self._config.shard_bytes):
+                yield shard
+                shard, weight = [], 0
+            shard.append(_Row("zip", ids.give(member.name), found.uri, found.etag, member.size, member.offset))
+            weight += cost
+        if shard:
+            yield shard
+
+    def _parquet(self, found: Object) -> Iterator[list[_Row]]:
+        try:
+            file = parquet.opened(self._store, found.uri, found.size, found.etag)
+        except parquet.DAMAGE:
+            yield [_Row("parquet", None, found.uri, found.etag, found.size, None)]
+            return
+        if parquet.image_column(file.schema_arrow) is None:
+            self.skipped += 1
+            return
+        shard: list[_Row] = []
+        rows = weight = 0
+        for index, group in enumerate(parquet.groups(file)):
+            if shard and (rows + group.rows > self._config.shard_rows or weight + group.size > self._config.shard_bytes):
+                yield shard
+                shard, rows, weight = [], 0, 0
+            shard.append(_Row("parquet", None, found.uri, found.etag, group.size, index))
+            rows, weight = rows + group.rows, weight + group.size
+        if shard:
+            yield shard
+
+    def _named(self, page: list[_Source]) -> Iterator[_Source]:
+        """The sources that are wanted by name."""
+        for source in page:
+            self.listed += 1
+            if source.image:
+                taken = not self._names.excludes(source.name)
+            elif container(source.name) is not None:
+                taken = self._names.opens(source.name)
+            else:
+                taken = self._names.takes(source.name)
+            if taken:
+                yield source
+            else:
+                self.skipped += 1
+
+    def _unknown(self, page: Iterator[_Source]) -> list[_Source]:
+        """The sources that are not known; the first of all is probed."""
+        wanted = list(page)
+        if self._known is not None:
+            asked = [source.found for source in wanted if source.found is not None]
+            answers = iter(self._known([(each.uri, each.etag) for each in asked])) if asked else iter(())
+            new = [source for source in wanted if source.found is None or not next(answers)]
+            self.known += len(wanted) - len(new)
+            wanted = new
+        if wanted and not self._probed:
+            self._probe(wanted)
+        return wanted
+
+    def _probe(self, wanted: list[_Source]) -> None:
+        """Refuses an archive that may be listed and not read; one forbidden object alone is a rejection later."""
+        self._probed = True
+        denied: Denied | None = None
+        for source in wanted[:_PROBES]:
+            try:
+                self._store.get(source.uri, 0, 1)
+                return
+            except (NotFound, Changed):
+                continue
+            except Denied as error:
+                denied = error
+        if denied is not None:
+            raise denied
+
+    def _pages(self) -> Iterator[list[_Source]]:
+        """What is listed: below a prefix, in a manifest, or the one file that the archive is."""
+        uri = split(self._config.uri).uri
+        single = container(uri) is not None or manifest.is_manifest(uri) or named_like_an_image(uri)
+        found = self._store.head(uri) if single or uri.startswith("file:") else None
+        if found is None:
+            root = uri if uri.endswith("/") else f"{uri}/"
+            for page in self._store.objects(uri):
+                yield [_Source(each, each.uri, each.uri[len(root) :], False) for each in page]
+        elif manifest.is_manifest(uri) and manifest.names_images(self._store, found):
+            for listed in manifest.pages(self._store, found):
+                self.listed += listed.passed
+                self.skipped += listed.passed
+                yield [_Source(each, named, named, container(named) is None) for named, each in listed]
+        elif single or self._names.takes(uri.rpartition("/")[2]):
+            yield [_Source(found, uri, uri.rpartition("/")[2], False)]
+        else:
+            raise UserError(
+                f"{uri} is neither a folder nor a tar, zip, Parquet, CSV or image; name what it holds with --archive"
+            )
