@@ -14,8 +14,10 @@ What this does not cover: placement groups for tensor parallelism.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,18 +114,21 @@ def through(dataset: Any, hands: Hands) -> Any:
     """Appends a stage to a Ray dataset of slices, as a pool of actors."""
     import ray
 
-    return dataset.map_batches(
-        _on_slices(hands.stage),
-        fn_constructor_args=(hands.make,),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, hands.workers)),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=hands.cpus,
-        num_gpus=hands.gpus or None,
-        memory=hands.memory or None,
-        max_restarts=-1,
-        max_task_retries=TASK_RETRIES,
-    )
+    with warnings.catch_warnings():
+        # `max_task_retries` goes through arguments that 2.64 removes and for which 2.60 has no other name.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        return dataset.map_batches(
+            _on_slices(hands.stage),
+            fn_constructor_args=(hands.make,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, hands.workers)),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=hands.cpus,
+            num_gpus=hands.gpus or None,
+            memory=hands.memory or None,
+            max_restarts=-1,
+            max_task_retries=TASK_RETRIES,
+        )
 
 
 def _on_slices(stage: type[Any]) -> type[Any]:
@@ -182,15 +187,16 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
 
 def settings(no_progress_hours: float = 12.0) -> None:
     """Ray Data's settings for rivers of slices, in this driver."""
-    import logging
-
     import ray
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # one slice, one block; see the top of this file
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = int(no_progress_hours * 3600)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray.data", "ray"):  # tracebacks stay in Ray's log files; what happened is said in one line by the flow
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)
 
 
 def run_river(blocks: list[pa.Table], river: list[Hands]) -> Iterator[pa.Table]:

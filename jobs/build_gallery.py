@@ -1,6 +1,7 @@
 """Embeds labelled images and indexes them: the gallery that retrieval searches.
 
-    python jobs/build_gallery.py --archive .demo/world/gallery --truth .demo/world/gallery.csv --encoder .demo/encoder --output .demo/gallery
+    python jobs/build_gallery.py --archive .demo/gallery_crops --truth .demo/gallery.csv --encoder .demo/encoder \\
+        --output .demo/gallery
 """
 
 import sys

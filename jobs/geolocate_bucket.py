@@ -1,6 +1,6 @@
 """Locates every image of a bucket: one row an image, in one Parquet table. Type it again to take up a run that died.
 
-    python jobs/geolocate_bucket.py --archive s3://bucket/prefix --output s3://bucket/located --model .demo/model
+python jobs/geolocate_bucket.py --archive s3://bucket/prefix --output s3://bucket/located --model .demo/model
 """
 
 import sys

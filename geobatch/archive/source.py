@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,9 +39,7 @@ class Read:
             manifest = pq.ParquetFile(pa.BufferReader(self.output.get(task["plan"]))).read_row_group(task["group"])
             done = {each["number"]: each["end"] for each in task["done"]}
             started = time.perf_counter()
-            for piece in read_shard(
-                self.store, manifest, self.archive, done, seen=lambda parts=task["parts"]: self._seen(parts)
-            ):
+            for piece in read_shard(self.store, manifest, self.archive, done, seen=partial(self._seen, task["parts"])):
                 spent = time.perf_counter() - started
                 yield Slice(
                     shard=task["shard"],

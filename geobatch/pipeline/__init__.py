@@ -1,7 +1,7 @@
 """The river: the only place that knows the order of things.
 
-    flow            archive -> plan -> Read -> stages -> Write -> table, resumable, for every job that reads an archive
-    geolocate       pictures -> places, by any method
-    build_gallery   labelled pictures -> vectors that know their place -> index
-    align, train    labelled pictures -> encoder; vectors and neighbours -> GeoToken
+flow            archive -> plan -> Read -> stages -> Write -> table, resumable, for every job that reads an archive
+geolocate       pictures -> places, by any method
+build_gallery   labelled pictures -> vectors that know their place -> index
+align, train    labelled pictures -> encoder; vectors and neighbours -> GeoToken
 """

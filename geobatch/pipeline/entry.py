@@ -1,9 +1,9 @@
 """How a job ends: its exit status tells the truth, and a user's mistake is one line.
 
-    0    done
-    1    workers, disks or networks kept failing; the same command goes on from here
-    2    an argument or an output folder that the user must put right
-    130  interrupted; the same command goes on from here
+0    done
+1    workers, disks or networks kept failing; the same command goes on from here
+2    an argument or an output folder that the user must put right
+130  interrupted; the same command goes on from here
 """
 
 from __future__ import annotations

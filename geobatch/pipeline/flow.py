@@ -23,7 +23,7 @@ from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import plan
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
-from geobatch.pipeline.causes import causes_of
+from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.progress import Progress, say
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
 from geobatch.sink.record import WHOLE
@@ -76,7 +76,9 @@ def flow(job: Flow) -> dict[str, Any]:
     _apart(job.archive.uri, job.output)
     store = Store(job.store)
     archive = json.loads(json.dumps(described(job.archive)))
-    run, table = open_run(store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate)
+    run, table = open_run(
+        store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate
+    )
     if run.resumed:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
     frozen = run.plan() if run.resumed else None
@@ -84,7 +86,10 @@ def flow(job: Flow) -> dict[str, Any]:
         frozen = _freeze(run, job, store, table)
         if frozen is None:
             assert table is not None
-            say(f"nothing new in {job.archive.uri}: table {table.version} at {job.output} holds it all ({table.record['rows']:,} rows)")
+            say(
+                f"nothing new in {job.archive.uri}: table {table.version} at {job.output} holds all of it, "
+                f"{table.record['rows']:,} rows"
+            )
             return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
     _work(run, frozen, job)
     return {"new": True, **run.finish(frozen)}
@@ -160,14 +165,12 @@ def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
 
 def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
     """Raises what another pass cannot cure, says what it might."""
-    causes = list(causes_of(error))
-    for cause in causes:
-        if isinstance(cause, UserError) and not isinstance(cause, ray.exceptions.RayError):
-            raise UserError(str(cause).splitlines()[0]) from None  # Ray appends advice of its own to the message
-    text = " ".join(str(causes[-1]).split())[:500] or type(causes[-1]).__name__
+    if fault := users_fault(error):
+        raise fault from None
+    text = in_a_line(error)
     if barren >= BARREN_PASSES:
         raise MachineError(
-            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the same command again: "
+            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the same command again, "
             f"what {job.output} holds is kept"
         ) from error
     say(f"a pass over the archive ended early ({text}); going on with what is left")
@@ -177,7 +180,9 @@ def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
 def _apart(archive: str, output: str) -> None:
     inside = output.rstrip("/") + "/"
     if inside.startswith(archive.rstrip("/") + "/"):
-        raise UserError(f"--output {output} lies inside --archive {archive}, which would be read again; choose another place")
+        raise UserError(
+            f"--output {output} lies inside --archive {archive}, which would be read again; choose another place"
+        )
 
 
 def described(config: Any) -> dict[str, Any]:

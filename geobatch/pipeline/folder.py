@@ -92,5 +92,3 @@ def fingerprint(decides: dict[str, Any]) -> str:
 def beside(model: Path, name: str) -> str:
     """A path in a card, relative to its model folder, as a full one."""
     return name if "://" in name else str((model / name).resolve())
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands, cores
@@ -13,7 +12,7 @@ from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods import geotoken
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import beside, card, fingerprint, fingerprint_of, local_folder
+from geobatch.pipeline.folder import CARD, beside, card, fingerprint, fingerprint_of, local_folder
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
 
@@ -89,7 +88,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     decides = {
         "answer_version": ANSWER_VERSION,
         "method": method,
-        "model": fingerprint_of(model),
+        "model": fingerprint_of(model, leave=(CARD,)),
         "gallery": import_module(f"geobatch.methods.{method}").gallery_fingerprint(gallery),
         "settings": described(settings),
         "decode": described(decode),
@@ -133,5 +132,3 @@ def _tell(account: dict[str, Any], output: str) -> None:
     if account["skipped"] or account["known"]:
         say(f"  passed over: {account['skipped']:,} that are no images by name, {account['known']:,} already in the table")
     say(f"table {account['table']} at {output}")
-
-

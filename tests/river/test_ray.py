@@ -13,7 +13,7 @@ import ray
 
 from geobatch.actors import Hands, Slice, run_river, start
 from geobatch.errors import UserError
-from geobatch.pipeline.causes import causes_of
+from geobatch.pipeline.causes import in_a_line, users_fault
 
 
 class Emit:
@@ -24,7 +24,9 @@ class Emit:
     def __call__(self, tasks: pa.Table) -> Iterator[Slice]:
         for shard in tasks["shard"].to_pylist():
             for number in range(3):
-                rows = pa.table({"image_id": [f"{shard}/{number}/{n}" for n in range(5)], "payload": ["x" * 10 ** (2 * number)] * 5})
+                rows = pa.table(
+                    {"image_id": [f"{shard}/{number}/{n}" for n in range(5)], "payload": ["x" * 10 ** (2 * number)] * 5}
+                )
                 yield Slice(shard=shard, number=number, last=number == 2, end=0, skipped=0, rows=rows)
 
 
@@ -44,8 +46,19 @@ class Falter:
 
 
 class Refuse:
+    """Raises where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        if where == "init":
+            raise UserError("the bucket is gone; name another")
+        if where == "bug in init":
+            self.nonsense = 1 / 0
+
     def __call__(self, table: pa.Table) -> pa.Table:
-        raise UserError("the bucket is gone; name another")
+        if self.where == "work":
+            raise UserError("the bucket is gone; name another")
+        return table.append_column("nonsense", pa.array([1 / 0] * len(table)))
 
 
 TASKS = [pa.table({"shard": pa.array([shard], pa.int32())}) for shard in range(4)]
@@ -81,8 +94,17 @@ def test_an_actor_that_always_dies_ends_the_pass_and_not_never(cluster: None, tm
 
 
 @pytest.mark.timeout(180)
-def test_what_the_user_must_put_right_comes_through(cluster: None) -> None:
+@pytest.mark.parametrize("where", ["work", "init"])
+def test_what_the_user_must_put_right_comes_through(cluster: None, where: str) -> None:
     with pytest.raises(Exception) as raised:
-        list(run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Refuse)]))
-    innermost = list(causes_of(raised.value))[-1]
-    assert isinstance(innermost, UserError) and str(innermost).splitlines()[0] == "the bucket is gone; name another"
+        list(run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Refuse, make={"where": where})]))
+    assert str(users_fault(raised.value)) == "the bucket is gone; name another"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("where", ["bug", "bug in init"])
+def test_a_bug_is_named_in_a_line(cluster: None, where: str) -> None:
+    with pytest.raises(Exception) as raised:
+        list(run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Refuse, make={"where": where})]))
+    assert users_fault(raised.value) is None
+    assert "ZeroDivisionError" in in_a_line(raised.value) or "division by zero" in in_a_line(raised.value)

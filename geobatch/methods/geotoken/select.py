@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from geobatch.errors import Rejection
+from geobatch.engine.gallery import load
 from geobatch.geo import centre, distance, point
 from geobatch.methods.geotoken.config import Selection
 from geobatch.methods.geotoken.tables import column, padded, vectors
@@ -150,6 +152,7 @@ class Select(Stage):
         nearest: finds the gallery images nearest to candidates, for the selector "similarity"; without it only the retrieved
             neighbours are compared.
         gallery_vectors: (G, V·D) unit vectors that `nearest` numbers; a memory map will do.
+        gallery: folder of a gallery that gives both.
     """
 
     drops = ("vector", "counts")
@@ -160,9 +163,14 @@ class Select(Stage):
         selection: Selection | None = None,
         nearest: Nearest | None = None,
         gallery_vectors: npt.NDArray[np.float32] | None = None,
+        gallery: str | None = None,
     ) -> None:
         self.selection = selection or Selection()
         self.nearest, self.gallery_vectors = nearest, gallery_vectors
+        if gallery is not None and self.selection.selector == "similarity":
+            opened = load(Path(gallery))
+            self.gallery_vectors = opened.vectors(np.arange(len(opened)))
+            self.nearest = lambda points: opened.near(*point.lat_lon(points))[1][:, 0]
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `candidates`, `counts`, `neighbours`, and for "similarity" over a gallery `vector`."""
