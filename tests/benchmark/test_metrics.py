@@ -66,7 +66,7 @@ def test_share_interval_is_the_bootstrap_by_resampling() -> None:
 def test_paired_interval_is_the_bootstrap_by_resampling() -> None:
     rng = np.random.default_rng(8)
     ours = np.where(rng.random(300) < 0.5, 10.0, 100.0)
-    theirs = np.where(rng.random(300) < 0.8, ours, 100.0)
+    theirs = np.where(rng.random(300) < 0.8, ours, np.where(rng.random(300) < 0.4, 10.0, 100.0))
     picks = rng.integers(0, 300, (4000, 300))
     resampled = (ours[picks] <= 25).mean(axis=1) - (theirs[picks] <= 25).mean(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
@@ -109,12 +109,12 @@ def test_calibration_of_what_is_true_is_small_and_of_boasting_large() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    # Bins [0.0, 0.1): says 0.05 and is wrong; [0.9, 1.0]: says 0.9 and 1.0, one of them right.
-    found = calibration([0.05, 0.9, 1.0, np.nan, 0.5], [99.0, 1.0, 99.0, 1.0, np.nan], 25)
+    # Bins [0.0, 0.1): says 0.05 and is right; [0.9, 1.0]: says 0.9 and 1.0, one of them right.
+    found = calibration([0.05, 0.9, 1.0, np.nan, 0.5], [25.0, 1.0, 99.0, 1.0, np.nan], 25)
     assert (found.images, found.km) == (3, 25)
-    assert found.error == pytest.approx((0.05 + abs(1.9 - 1)) / 3)
-    assert found.brier == pytest.approx((0.05**2 + 0.1**2 + 1) / 3)
-    assert (found.stated, found.true) == (pytest.approx(1.95 / 3), pytest.approx(1 / 3))
+    assert found.error == pytest.approx((0.95 + abs(1.9 - 1)) / 3)
+    assert found.brier == pytest.approx((0.95**2 + 0.1**2 + 1) / 3)
+    assert (found.stated, found.true) == (pytest.approx(1.95 / 3), pytest.approx(2 / 3))
 
 
 def test_calibration_refuses_what_is_no_probability_and_takes_rounding() -> None:

@@ -108,6 +108,19 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(whole[1], centre.most_expected_share(candidates, weights))
 
 
+def test_a_radius_is_sharp_to_a_metre_and_padding_is_in_none() -> None:
+    candidates = unit_vectors([[0, 0, 0]], np.degrees([[0, 0.999 / 6371, 1.001 / 6371]]))
+    assert np.allclose(
+        centre.mass_within(candidates[:, 0], candidates, [[0.5, 0.3, 0.2]], [0.998, 1, 1.002]), [[0.5, 0.8, 1]]
+    )
+    pair_and_one = unit_vectors([[0, 0, 0]], np.degrees([[0, 0.99 / 6371, 1]]))
+    assert centre.most_expected_share(pair_and_one, [[0.3, 0.3, 0.4]], radii=[1]).tolist() == [1]
+    assert centre.most_expected_share(pair_and_one, [[0.3, 0.3, 0.4]], radii=[0.98]).tolist() == [2]
+    # Beyond a quarter of the Earth even a zero vector's cosine of 0 would lie within.
+    options = np.concatenate([np.zeros((1, 1, 3)), unit_vectors([[0.0]], [[180.0]])], axis=1)
+    assert centre.most_expected_share(candidates, [[0.5, 0.3, 0.2]], options, radii=[12_000]).tolist() == [1]
+
+
 def test_a_radius_around_the_earth_takes_all() -> None:
     candidates = unit_vectors([[0, 0]], [[0, 180]])
     found = centre.mass_within(candidates[:, 0], candidates, [[0.5, 0.5]], [1, 20_000, 20_016, 1e9])

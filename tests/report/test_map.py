@@ -52,23 +52,25 @@ def test_a_png_that_opens(tmp_path: Path) -> None:
 def test_every_place_stands_in_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     places = run(500)
     km = error(places)
+    km[1:4] = (25.0, 25.5, 2500.5)
     figure = Figure()
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     world.draw_map(axes, **places, error_km=km)
-    drawn = {
-        (round(float(x), 9), round(float(y), 9)): tuple(dots.get_facecolor()[0])
-        for dots in axes.collections
-        if dots.get_facecolor().size
-        for x, y in np.asarray(dots.get_offsets())
-    }
+    dots = [
+        ((round(float(x), 9), round(float(y), 9)), tuple(each.get_facecolor()[0]))
+        for each in axes.collections
+        if each.get_facecolor().size
+        for x, y in np.asarray(each.get_offsets())
+    ]
+    drawn = dict(dots)
     palette = [colour for _, colour, _ in world.error_classes()]
     for at in np.flatnonzero(~np.isnan(km)):
         colour = drawn[round(places["longitude"][at], 9), round(places["latitude"][at], 9)]
         shade = "#" + "".join(f"{round(255 * part):02x}" for part in colour[:3])
         assert palette.index(shade) == int(np.searchsorted(RADII_KM, km[at]))
     placed = int(np.sum(~np.isnan(km)))
-    assert len(drawn) == placed + len(palette)  # and the legend's
+    assert len(dots) == placed + len(palette)  # and the legend's
     monkeypatch.setattr(world, "SHOWN", 50)
     assert len(world._thinned(np.arange(placed))) == 50
 
