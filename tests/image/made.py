@@ -58,3 +58,8 @@ def images(*contents: bytes | None) -> pa.Table:
         for row, data in enumerate(contents)
     ]
     return pa.Table.from_pylist(rows, IMAGE)
+
+
+def off(one: Pixels, other: Pixels) -> float:
+    """The mean absolute difference in levels."""
+    return float(np.abs(one.astype(float) - other.astype(float)).mean())
