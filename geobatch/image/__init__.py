@@ -4,10 +4,12 @@ Nine in ten photographs of an archive are honest JPEGs, and one in a million is 
 machine or crash. A batch job over ten million images meets a dozen of those, so no codec ever runs in a Ray worker here:
 
     decode    the stage: an Arrow table of IMAGE in, of PICTURE out
-    sandbox   the parent's side: one child process, a full pipe, a deadline, a verdict when the child dies
+    sandbox   one decoder process at a time, and the verdict when it dies
+    process   the parent's hold on it: a full pipe, a deadline
     frames    what the two sides say to each other over plain pipes
     child     the child's side: a clean interpreter with Pillow, numpy and pillow_heif, and a ceiling on its memory
-    picture   one image: identify, bound, decode at reduced scale, composite, turn upright, shrink
+    picture   one image: identify, bound, decode at reduced scale, turn upright
+    shrink    any mode to RGB of a given size, in bands
     exif      where and when the camera says it was; never raises
     config    every setting
 

@@ -69,10 +69,11 @@ def _serve(decoder: Decoder, config: DecodeConfig, requests: BinaryIO, answers: 
     full = empty + FULL * (config.memory_bytes - empty)
     while header := requests.read(frames.REQUEST.size):
         number, length = frames.REQUEST.unpack(header)
-        signal.setitimer(signal.ITIMER_REAL, config.deadline_s + GRACE_S)
         flags = 0
         try:
-            picture = decoder.decode(requests.read(length))
+            data = requests.read(length)
+            signal.setitimer(signal.ITIMER_REAL, config.deadline_s + GRACE_S)
+            picture = decoder.decode(data)
         except (Rejection, MemoryError) as error:
             fate = error if isinstance(error, Rejection) else Rejection("out_of_memory", "its bytes alone are too many")
             flags = frames.RETIRES if fate.reason == "out_of_memory" else 0

@@ -18,7 +18,8 @@ import pytest
 from geobatch.errors import Rejection, UserError
 from geobatch.image import DecodeConfig
 from geobatch.image.frames import Picture
-from geobatch.image.sandbox import Answer, Sandbox
+from geobatch.image.process import Answer
+from geobatch.image.sandbox import Sandbox
 from tests.image.made import blocks, encoded, pixels_of, waves
 from tests.image.nasty import MAGIC
 
@@ -200,7 +201,7 @@ from geobatch.image.sandbox import Sandbox
 box = Sandbox(DecodeConfig(plugins=("tests.image.nasty",), deadline_s=0.5))
 box.decode([memoryview(b"NASTY-FINE")], print)
 print(box._child._process.pid, flush=True)
-import geobatch.image.sandbox as module
+import geobatch.image.process as module
 module.os.set_blocking(box._child._requests, True)
 if sys.argv[1] == "busy":
     import geobatch.image.frames as frames
