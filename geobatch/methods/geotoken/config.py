@@ -4,7 +4,7 @@
 made of its distribution. `GeoToken.paper()` and `Training.paper()` are arXiv 2511.01082, sections 3 and 4; where paper and
 released code differ the paper is followed. `GeoToken.small()` is what two CPU cores train in two minutes.
 
-Three settings are not in the paper, and `paper()` has them off:
+Four settings are not in the paper, and `paper()` has them off:
 
 - `prefix`: a token of a neighbour is worth copying only if the neighbour agrees with everything decoded so far. A plain
   transformer has to compare two sequences to know; a summary of the prefix, added to the embedding on both sides, turns
@@ -12,6 +12,7 @@ Three settings are not in the paper, and `paper()` has them off:
 - `order`: the Hilbert position of a child says where it lies only together with the parent's orientation, so "the western
   half" is a different token from cell to cell. "quadrant" numbers children by row and column of the cube face instead.
   Both orders name the same cells.
+- `relative`: what decides the next token is where the neighbours lie as seen from the cell so far; see `relative`.
 - `similarity`: the cosine of each neighbour to the query as a number, which attention can otherwise only approximate.
 """
 
@@ -49,6 +50,8 @@ class GeoToken:
     """Rows of the table that hashed prefixes share."""
     similarity: bool = False
     """Whether each neighbour's cosine to the query is given as a number."""
+    relative: bool = False
+    """Whether each step of the decoder is told where neighbours lie in the cell so far; takes order "quadrant"."""
     width: int = 512
     """Width of the transformer (d_model)."""
     encoder_layers: int = 10
@@ -73,6 +76,8 @@ class GeoToken:
             raise UserError(f"a token stands for at least one level, not {self.group_size}; use 1 or 2")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is no multiple of {self.heads} heads; change one of them")
+        if self.relative and self.order != "quadrant":
+            raise UserError("relative places take children numbered by quadrant; set order to quadrant")
         if not self.views or self.neighbours < 0:
             raise UserError("a model needs at least one view and no negative number of neighbours; correct the config")
 

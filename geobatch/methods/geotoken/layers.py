@@ -111,6 +111,7 @@ class Rows:
 
     images: int
     width: int  # F
+    image_R: Tensor
     slot_R: Tensor | None  # image · F + rank; None where that is 0, 1, 2, …
 
     @classmethod
@@ -122,7 +123,7 @@ class Rows:
         number = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         slot_R = image_R * width + number - (counts.cumsum(0) - counts)[image_R]
         straight = width * images == len(slot_R) and bool((slot_R[1:] > slot_R[:-1]).all())
-        return cls(images, width, None if straight else slot_R)
+        return cls(images, width, image_R, None if straight else slot_R)
 
     def spread(self, x_RW: Tensor) -> Tensor:
         """(R, W) -> (B, F, W), zero where an image has fewer prefixes."""

@@ -34,6 +34,7 @@ from geobatch.errors import UserError
 from geobatch.methods.geotoken.config import GeoToken
 from geobatch.methods.geotoken.inputs import Context
 from geobatch.methods.geotoken.layers import DecoderLayer, EncoderLayer, Kept, KeysValues, Rows
+from geobatch.methods.geotoken.relative import Near, Relative
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _OCTAVES = 12  # wavelengths of the Fourier features: the Earth's radius × 2 … 3 km
@@ -45,7 +46,7 @@ class Memory:
 
     layers: tuple[KeysValues, ...]
     mask: Tensor | None  # (B, 1, 1, S), None where all exist
-    images: int
+    near: Near | None  # None where the config does not ask for relative places
 
 
 class Prefixes(nn.Module):
@@ -104,6 +105,7 @@ class GeoTokenModel(nn.Module):
         self.codes = nn.Embedding(sum(config.vocabularies), width)
         self.position = nn.Parameter(torch.zeros(length, width))
         self.prefixes = Prefixes(config) if config.prefix != "none" else None
+        self.relative = Relative(config) if config.relative else None
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.encoder_norm = nn.LayerNorm(width)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -135,13 +137,15 @@ class GeoTokenModel(nn.Module):
             x_BSW = layer(x_BSW, mask)
         x_BSW = self.encoder_norm(x_BSW)
         keys_values = tuple(cast(DecoderLayer, layer).cross.keys_values(x_BSW) for layer in self.decoder)
-        return Memory(keys_values, mask, len(context))
+        return Memory(keys_values, mask, self.relative.near(context) if self.relative is not None else None)
 
     def _embed(self, context: Context) -> Tensor:
-        query = [embed(context.views_BVD[:, v]) for v, embed in enumerate(self.query_views)]
+        # Unit vectors have components of 1/√D; scaled to 1 they weigh as much as the embeddings from the first step on.
+        scale = self.config.vector_size**0.5
+        query = [embed(scale * context.views_BVD[:, v]) for v, embed in enumerate(self.query_views)]
         query_BVW = torch.stack(query, dim=1) + self.query_slot
         count = context.neighbour_views_BMVD.shape[1]
-        views = [embed(context.neighbour_views_BMVD[:, :, v]) for v, embed in enumerate(self.neighbour_views)]
+        views = [embed(scale * context.neighbour_views_BMVD[:, :, v]) for v, embed in enumerate(self.neighbour_views)]
         views_BMVW = torch.stack(views, dim=2)
         if self.similarity is not None:
             cosine = functional.cosine_similarity(context.views_BVD[:, None], context.neighbour_views_BMVD, dim=-1)
@@ -168,17 +172,19 @@ class GeoTokenModel(nn.Module):
         query = present.new_ones(len(context), 1 + len(self.config.views))
         return torch.cat([query, present.repeat_interleave(len(self.slot), dim=1)], dim=1)[:, None, None]
 
-    def _inputs(self, codes: Tensor) -> Tensor:
-        """(…, t) codes already written -> (…, t + 1, W) inputs of the decoder."""
-        t = codes.shape[-1]
-        written = self.codes(codes + self.offsets[:t])
-        first = self.start[1].expand(*written.shape[:-2], 1, -1)
-        x = torch.cat([first, written], dim=-2) + self.position[: t + 1]
-        return x if self.prefixes is None else x + self.prefixes(codes)
+    def _inputs(self, codes_Rt: Tensor, near: Near | None) -> Tensor:
+        """(R, t) codes already written, their images' neighbours -> (R, t + 1, W) inputs of the decoder."""
+        t = codes_Rt.shape[-1]
+        written = self.codes(codes_Rt + self.offsets[:t])
+        first = self.start[1].expand(len(codes_Rt), 1, -1)
+        x = torch.cat([first, written], dim=1) + self.position[: t + 1]
+        if self.prefixes is not None:
+            x = x + self.prefixes(codes_Rt)
+        return x if self.relative is None or near is None else x + self.relative(near, codes_Rt)
 
     def logits(self, memory: Memory, codes_BT: Tensor) -> list[Tensor]:
         """Teacher forcing: (B, T) codes -> T tensors (B, values), the one at t having read codes before t only."""
-        x_BTW = self.drop(self._inputs(codes_BT[:, :-1]))
+        x_BTW = self.drop(self._inputs(codes_BT[:, :-1], memory.near))
         for layer, keys_values in zip(self.decoder, memory.layers, strict=True):
             x_BTW = layer(x_BTW, keys_values, memory.mask)
         x_BTW = self.decoder_norm(x_BTW)
@@ -191,7 +197,8 @@ class GeoTokenModel(nn.Module):
     def step(self, memory: Memory, rows: Rows, codes_Rt: Tensor, kept: list[Kept]) -> Tensor:
         """(R, values) logits of token t of R prefixes with t codes each; their keys and values are added to `kept`."""
         t = codes_Rt.shape[1]
-        x_RW = self._inputs(codes_Rt)[:, -1]
+        near = memory.near.of(rows.image_R) if memory.near is not None else None
+        x_RW = self._inputs(codes_Rt, near)[:, -1]
         for layer, kept_here, keys_values in zip(self.decoder, kept, memory.layers, strict=True):
             x_RW = cast(DecoderLayer, layer).step(x_RW, t, kept_here, keys_values, memory.mask, rows)
         return self.heads[t](self.decoder_norm(x_RW))

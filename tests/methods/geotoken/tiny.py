@@ -33,6 +33,8 @@ VARIANTS = [
     replace(TINY, level=5, group_size=2, similarity=True),
     replace(TINY, neighbour_places=("tokens", "fourier")),
     replace(TINY, neighbour_places=("fourier",), prefix="sum"),
+    replace(TINY, relative=True, order="quadrant", similarity=True),
+    replace(TINY, relative=True, order="quadrant", level=5, group_size=2, neighbour_places=()),
 ]
 
 
