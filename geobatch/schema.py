@@ -77,7 +77,9 @@ CANDIDATES = pa.list_(
             pa.field("latitude", pa.float64()),
             pa.field("longitude", pa.float64()),
             pa.field("score", pa.float32()),  # larger is better; its meaning is the method's
-            pa.field("origin", pa.string()),  # "sample", "neighbour", …
+            pa.field("count", pa.int32()),  # how many of the K draws it stands for
+            pa.field("similarity", pa.float32()),  # of the image to the gallery image nearest to this place
+            pa.field("origin", pa.string()),  # "sample", …
         ]
     )
 )

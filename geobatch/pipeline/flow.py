@@ -170,8 +170,8 @@ def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
     text = in_a_line(error)
     if barren >= BARREN_PASSES:
         raise MachineError(
-            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the same command again, "
-            f"what {job.output} holds is kept"
+            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the "
+            f"same command again, what {job.output} holds is kept"
         ) from error
     say(f"a pass over the archive ended early ({text}); going on with what is left")
     time.sleep(2.0 * barren)

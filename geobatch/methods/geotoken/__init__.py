@@ -2,16 +2,16 @@
 
     Embed      picture -> v, a unit vector (the paper's [image | location | text], three; the demo's, one)
     Retrieve   v -> the M gallery images with the largest <v, v_m>
-    Sample     p(s | v, neighbours) = Π_t p(s_t | s_<t, v, neighbours) by an encoder-decoder; K = 30 draws at T = 0.7 (section 3)
+    Sample     p(s | v, neighbours) = Π_t p(s_t | s_<t, v, neighbours), an encoder-decoder; K = 30 draws at T = 0.7 (section 3)
     Select     draws, neighbours -> one place
 
 Training minimises Σ_t w_t · CE(s_t) / Σ_t w_t with w_t falling from 2 to 1 (w_t = 2 - t/20).
 
 Where we deviate, each a setting that `GeoToken.paper()` and `Sampling` leave as published: children may be numbered by
-quadrant instead of along the Hilbert curve, a token's embedding may carry a summary of its prefix, a neighbour's cosine may be
-given as a number, and the place may be chosen by expected loss over the draws (`select`). Sampling shares prefixes between
-the K draws, which changes its cost and not its distribution (`sample`). Not here yet: the text tower, the reward model, the
-judge.
+quadrant instead of along the Hilbert curve, a token's embedding may carry a summary of its prefix, a neighbour's cosine
+may be given as a number, and the place may be chosen by expected loss over the draws (`select`). Sampling shares prefixes
+between the K draws, which changes its cost and not its distribution (`sample`). Not here yet: the text tower, the reward
+model, the judge.
 """
 
 from geobatch.methods.geotoken.locate import Locate, gallery_fingerprint, river

@@ -24,7 +24,7 @@ from geobatch.stage import Stage, rejected
 
 
 class Sample(Stage):
-    """Vectors and neighbours -> distinct candidates, best first, and how many of the K draws each one is.
+    """Vectors and neighbours -> distinct candidates, best first, each with how many of the K draws it is.
 
     Reads `image_id`, `vector` (list of V·D float32), `neighbours` and `neighbour_vectors` (list of M'·V·D float32, in
     the order of `neighbours`). A neighbour without a place counts as missing. An image whose vector is missing or not
@@ -36,7 +36,7 @@ class Sample(Stage):
     """
 
     drops = ("neighbour_vectors",)
-    adds = (pa.field("candidates", CANDIDATES), pa.field("counts", pa.list_(pa.int32())))
+    adds = (pa.field("candidates", CANDIDATES),)
 
     def __init__(self, model: GeoTokenModel | Path | str, sampling: Sampling | None = None, device: str = "cpu") -> None:
         loaded = model if isinstance(model, GeoTokenModel) else GeoTokenModel.load(Path(model))
@@ -102,19 +102,21 @@ class Sample(Stage):
 
 
 def _lists(draws: Draws, model: GeoTokenModel, rows: npt.NDArray[np.intp], images: int) -> list[pa.Array]:
-    """The columns `candidates` (best first) and `counts` of a table of `images` rows, null in all but `rows`."""
+    """The column `candidates` (best first) of a table of `images` rows, null in all but `rows`."""
     row, score = rows[draws.image_R.cpu().numpy()], draws.log_probability_R.cpu().numpy()
     order = np.lexsort((-score, row))
     latitude, longitude = places_of(draws.codes_RT.cpu().numpy()[order], model.config)
     lengths = np.bincount(row, minlength=images)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     structs = pa.StructArray.from_arrays(
-        [latitude, longitude, score[order].astype(np.float32), pa.array(["sample"] * len(order))],
+        [
+            latitude,
+            longitude,
+            score[order].astype(np.float32),
+            pa.array(draws.count_R.cpu().numpy()[order], pa.int32()),
+            pa.nulls(len(order), pa.float32()),
+            pa.array(["sample"] * len(order)),
+        ],
         fields=list(CANDIDATES.value_type),
     )
-    counts = pa.array(draws.count_R.cpu().numpy()[order], pa.int32())
-    mask = pa.array(lengths == 0)
-    return [
-        pa.ListArray.from_arrays(offsets, values, mask=mask).cast(type_)
-        for values, type_ in ((structs, CANDIDATES), (counts, pa.list_(pa.int32())))
-    ]
+    return [pa.ListArray.from_arrays(offsets, structs, mask=pa.array(lengths == 0)).cast(CANDIDATES)]

@@ -14,16 +14,16 @@ Not covered: the reward model and the judge of the paper (`judge`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from geobatch.engine.gallery import Gallery, load
 from geobatch.errors import Rejection
-from geobatch.engine.gallery import load
 from geobatch.geo import centre, distance, point
 from geobatch.methods.geotoken.config import Selection
 from geobatch.methods.geotoken.tables import column, padded, vectors
@@ -31,11 +31,6 @@ from geobatch.schema import LOCATED, RADII_KM
 from geobatch.stage import Stage
 
 Array = npt.NDArray[np.float64]
-
-#: Unit vectors (P, 3) -> rows (P,) of the gallery images nearest to them.
-Nearest = Callable[[Array], npt.NDArray[np.int64]]
-
-_BLOCK = 1 << 22  # inner products at a time: 32 MB
 
 
 @dataclass(frozen=True)
@@ -65,14 +60,14 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
     Raises:
         Rejection: a row without a single draw.
     """
-    lists = {name: padded(column(table, "candidates", name), np.nan) for name in ("latitude", "longitude", "score")}
+    lists = {name: padded(column(table, "candidates", name), np.nan) for name in ("latitude", "longitude", "score", "count")}
     near_lists = {
         name: padded(column(table, "neighbours", name), np.nan)[:, : selection.neighbours]
         for name in ("latitude", "longitude", "similarity")
     }
     drawn = ~np.isnan(lists["latitude"])
     near = ~(np.isnan(near_lists["latitude"]) | np.isnan(near_lists["similarity"]))
-    counts = np.where(drawn, padded(column(table, "counts"), 0.0), 0.0)
+    counts = np.where(drawn, lists["count"], 0.0)
     if not counts.any(axis=1).all():
         raise Rejection("failed", "not one candidate was drawn for it")
     similarities = np.where(near, near_lists["similarity"], -np.inf)
@@ -99,7 +94,7 @@ def soft(values: Array, temperature: float) -> Array:
     return weights / np.where(total > 0, total, 1.0)
 
 
-def chosen(pool: Pool, selection: Selection, similarity: Array | None = None) -> tuple[npt.NDArray[np.intp], Array]:
+def chosen(pool: Pool, selection: Selection, similarity: Array) -> tuple[npt.NDArray[np.intp], Array]:
     """Positions (N,) in the pool, and their scores (N,): larger is better, the meaning is the selector's.
 
     Args:
@@ -111,7 +106,9 @@ def chosen(pool: Pool, selection: Selection, similarity: Array | None = None) ->
     """
     rows = np.arange(len(pool.points))
     if selection.selector in ("log_probability", "similarity"):
-        judged = pool.scores if similarity is None else np.where(np.isfinite(pool.scores), similarity, -np.inf)
+        judged = (
+            np.where(np.isfinite(pool.scores), similarity, -np.inf) if selection.selector == "similarity" else pool.scores
+        )
         best = np.argmax(judged, axis=1)
         return best, judged[rows, best]
     options = np.where(pool.weights[..., None] > 0, pool.points, 0.0)
@@ -121,18 +118,6 @@ def chosen(pool: Pool, selection: Selection, similarity: Array | None = None) ->
         return best, -(pool.weights * np.arccos(cosines)).sum(axis=1) * distance.EARTH_RADIUS_KM
     best = centre.most_expected_share(pool.points, pool.weights, options)
     return best, centre.mass_within(pool.points[rows, best], pool.points, pool.weights).mean(axis=1)
-
-
-def nearest_of(points: Array) -> Nearest:
-    """Exact search among (G, 3) unit vectors by inner products; for galleries beyond a million give an index instead."""
-
-    def nearest(queries: Array) -> npt.NDArray[np.int64]:
-        block = max(1, _BLOCK // max(1, len(points)))
-        # float64: in float32 the cosine of points 3 km apart is 1.
-        parts = [np.argmax(queries[at : at + block] @ points.T, axis=1) for at in range(0, len(queries), block)]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
-
-    return nearest
 
 
 def neighbour_similarity(pool: Pool) -> Array:
@@ -148,34 +133,26 @@ def neighbour_similarity(pool: Pool) -> Array:
 class Select(Stage):
     """Candidates -> one place, its score and the probabilities that the truth lies within the radii.
 
+    With a gallery, each candidate also gets the cosine of the image to the gallery image nearest to the candidate (the
+    paper's similarity), whatever the selector, so that a table can be judged by every selector later.
+
     Args:
-        nearest: finds the gallery images nearest to candidates, for the selector "similarity"; without it only the retrieved
-            neighbours are compared.
-        gallery_vectors: (G, V·D) unit vectors that `nearest` numbers; a memory map will do.
-        gallery: folder of a gallery that gives both.
+        gallery: its folder, or the gallery; without one the selector "similarity" compares with the retrieved neighbours.
     """
 
-    drops = ("vector", "counts")
+    drops = ("vector",)
     adds = tuple(field for field in LOCATED if field.name not in ("candidates", "neighbours"))
 
-    def __init__(
-        self,
-        selection: Selection | None = None,
-        nearest: Nearest | None = None,
-        gallery_vectors: npt.NDArray[np.float32] | None = None,
-        gallery: str | None = None,
-    ) -> None:
+    def __init__(self, selection: Selection | None = None, gallery: Gallery | str | None = None) -> None:
         self.selection = selection or Selection()
-        self.nearest, self.gallery_vectors = nearest, gallery_vectors
-        if gallery is not None and self.selection.selector == "similarity":
-            opened = load(Path(gallery))
-            self.gallery_vectors = opened.vectors(np.arange(len(opened)))
-            self.nearest = lambda points: opened.near(*point.lat_lon(points))[1][:, 0]
+        self.gallery = load(Path(gallery)) if isinstance(gallery, str) else gallery
 
     def work(self, table: pa.Table) -> pa.Table:
-        """Needs `candidates`, `counts`, `neighbours`, and for "similarity" over a gallery `vector`."""
+        """Needs `candidates`, `neighbours`, and with a gallery `vector`."""
         posterior = pool(table, self.selection)
-        similarity = self._similarity(table, posterior) if self.selection.selector == "similarity" else None
+        similarity = self._similarity(table, posterior)
+        if self.gallery is not None:
+            table = _with_similarity(table, similarity)
         best, scores = chosen(posterior, self.selection, similarity)
         rows = np.arange(len(best))
         within = centre.mass_within(posterior.points[rows, best], posterior.points, posterior.weights, RADII_KM)
@@ -185,11 +162,46 @@ class Select(Stage):
         return table
 
     def _similarity(self, table: pa.Table, posterior: Pool) -> Array:
-        if self.nearest is None or self.gallery_vectors is None:
+        """(N, K), -inf where there is no candidate."""
+        if self.gallery is None:
             return neighbour_similarity(posterior)
+        count = posterior.scores.shape[1]
         rows, places = np.nonzero(np.isfinite(posterior.scores))
-        found = self.nearest(posterior.points[rows, places])
-        queries = vectors(table, "vector")
+        latitude, longitude = (x[:, :count][rows, places] for x in (posterior.latitude, posterior.longitude))
+        found = self.gallery.near(latitude, longitude)[1][:, 0]
         out = np.full(posterior.scores.shape, -np.inf)
-        out[rows, places] = np.einsum("pd,pd->p", queries[rows], self.gallery_vectors[found])
+        queries = vectors(table, "vector")
+        out[rows, places] = np.einsum("pd,pd->p", queries[rows], self.gallery.vectors(found))
         return out
+
+
+def reselected(table: pa.Table, selection: Selection) -> pa.Table:
+    """A table of PLACE with `latitude` and `longitude` as another selection had chosen them; rejected rows as they are.
+
+    Selector "similarity" reads the candidates' own.
+    """
+    living = pc.and_(pc.is_null(table["reason"]), pc.greater(pc.fill_null(pc.list_value_length(table["candidates"]), 0), 0))
+    rows = np.flatnonzero(living.to_numpy(zero_copy_only=False))
+    posterior = pool(table.filter(living), selection)
+    cosines = padded(column(table.filter(living), "candidates", "similarity"), np.nan)
+    best, _ = chosen(posterior, selection, np.where(np.isnan(cosines), -np.inf, cosines))
+    for name, places in (("latitude", posterior.latitude), ("longitude", posterior.longitude)):
+        values = table[name].to_numpy().astype(np.float64)
+        values[rows] = places[np.arange(len(best)), best]
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, from_pandas=True))
+    return table
+
+
+def _with_similarity(table: pa.Table, similarity: Array) -> pa.Table:
+    lists = column(table, "candidates")
+    structs = lists.flatten()
+    fields = {field.name: structs.field(field.name) for field in structs.type}
+    cosines = similarity[np.isfinite(similarity)]
+    if len(cosines) != len(structs):  # a candidate without coordinates: nothing to compare
+        return table
+    fields["similarity"] = pa.array(cosines, pa.float32())
+    values = pa.StructArray.from_arrays(list(fields.values()), fields=list(structs.type))
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    filled = pa.ListArray.from_arrays(offsets, values, type=lists.type, mask=pc.is_null(lists))
+    return table.set_column(table.column_names.index("candidates"), "candidates", filled)

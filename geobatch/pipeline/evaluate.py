@@ -1,0 +1,95 @@
+"""A table of places and the truth become the field's figures, a picture, and a JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import pyarrow.compute as pc
+
+from geobatch.benchmark.evaluate import evaluate
+from geobatch.benchmark.evaluation import Evaluation
+from geobatch.benchmark.metrics import Bootstrap
+from geobatch.benchmark.truth import parse_truth, truth_from_exif
+from geobatch.methods.geotoken.config import Selection, Selector
+from geobatch.methods.geotoken.select import reselected
+from geobatch.progress import say
+from geobatch.report.map import picture_of_run
+from geobatch.sink import read
+from geobatch.store import Store, StoreConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judges a table of places against truth."""
+
+    places: str
+    """The --output of geolocate_bucket.py."""
+    truth: str | None = None
+    """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions."""
+    output: str | None = None
+    """Folder for `evaluation.json` and `run.png`; default: only print."""
+    selection: Selection = field(default_factory=Selection)
+    """Settings with which every other selector is tried on the same candidates."""
+    count_missing: bool = False
+    """Count images of the truth that the table does not hold as wrong, as published benchmarks do."""
+    bootstrap: int = 1000
+    """Resamplings for the 95 % intervals."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """How buckets are reached."""
+
+
+def evaluate_places(config: Evaluate, background: np.ndarray | None = None) -> Evaluation:
+    """Runs the job.
+
+    Args:
+        config: what is judged.
+        background: (H, W, 3) RGB of the whole Earth, plain equirectangular, to draw on; None draws on plain dark.
+
+    Raises:
+        UserError: there is no finished table, no truth, or they do not belong together.
+    """
+    places = read(config.places, store=config.store)
+    if config.truth is None:
+        truth = truth_from_exif(places)
+    else:
+        truth = parse_truth(Store(config.store).get(config.truth), config.truth)
+    others = {}
+    if pc.any(pc.is_valid(places["candidates"])).as_py():
+        for name in get_args(Selector):
+            selection = replace(config.selection, selector=cast(Selector, name))
+            others[name.replace("_", " ")] = reselected(places, selection)
+        others.pop("log probability")  # the same as `evaluate`'s own
+    found = evaluate(
+        places,
+        truth,
+        others=others,
+        count_missing=config.count_missing,
+        pool_neighbours=config.selection.neighbours,
+        bootstrap=Bootstrap(resamples=config.bootstrap),
+    )
+    say(found.as_text())
+    if config.output is not None:
+        _write(Path(config.output), found, background, config)
+    return found
+
+
+def _write(folder: Path, found: Evaluation, background: np.ndarray | None, config: Evaluate) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = found.as_dict()
+    (folder / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n")
+    picture_of_run(
+        folder / "run.png",
+        latitude=found.latitude,
+        longitude=found.longitude,
+        true_latitude=found.true_latitude,
+        true_longitude=found.true_longitude,
+        distances=found.distances,
+        background=background,
+        title=f"{found.images:,} images located",
+        note=f"{config.places} against {found.truth}",
+    )
+    say(f"figures and picture in {folder}")
