@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,15 @@ def free_port() -> int:
             return port
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
     """A running S3 server."""
 
     endpoint: str
+
+    @cached_property
+    def _s3(self) -> S3:  # making a client costs 0.4 s
+        return S3(self.config())
 
     def config(self, **settings: object) -> StoreConfig:
         """How to reach it, waiting little between attempts."""
@@ -47,7 +52,7 @@ class S3Server:
     def bucket(self) -> str:
         """The name of a new, empty bucket."""
         name = f"b-{uuid.uuid4().hex[:12]}"
-        S3(self.config())._client().create_bucket(Bucket=name)
+        self._s3._client().create_bucket(Bucket=name)
         return name
 
 

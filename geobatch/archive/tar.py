@@ -290,6 +290,7 @@ def _pass(source: _Source, number: int, offset: int, *, zipped: bool) -> Generat
         yield from _slices(source, _members(forward, Names(source.config), source.config), number)
     finally:
         forward.close()
+        file.close()  # gzip leaves what it reads from open
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:

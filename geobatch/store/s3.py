@@ -33,14 +33,14 @@ _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocat
 _PASSING = {
     "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "RequestTimeout",
     "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict", "BadDigest", "IncompleteBody",
-    "RequestTimeoutException", "PriorRequestNotComplete", "429", "408", "409",
+    "RequestTimeoutException", "PriorRequestNotComplete",
 }  # fmt: skip
 _NO_CREDENTIALS = (
     aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.TokenRetrievalError,
     aws.SSOError, aws.ProfileNotFound, aws.ConfigParseError, aws.InvalidConfigError,
 )  # fmt: skip
 _MISNAMED = (aws.ParamValidationError, aws.NoRegionError, aws.InvalidRegionError, ValueError)
-_NETWORK = (aws.HTTPClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
+_NETWORK = (aws.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
 
 
 def judge(error: Exception, uri: str) -> Exception | None:
@@ -78,7 +78,7 @@ def _answered(error: aws.ClientError, uri: str) -> Exception | None:
         final = NotFound(f"{uri} does not exist")
     elif status == 412:
         final = Changed(f"{uri} is no longer what it was")
-    elif code not in _PASSING and (status < 500 or status == 501):
+    elif code not in _PASSING and status not in {408, 429} and (status < 500 or status == 501):
         final = Unreadable(f"{uri}: the store answered {code} ({said}); check that it offers this operation")
         if status in {401, 403}:
             final = Denied(f"access to {uri} is denied ({code}); grant it to these credentials or use others")

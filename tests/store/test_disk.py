@@ -1,0 +1,90 @@
+"""What is particular to a disk: links, half-written files, names that are no text, bad permissions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geobatch.errors import UserError
+from geobatch.store import Changed, Denied, Store, disk
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.tuples(NAMES, NAMES), max_size=12))
+def test_a_walk_is_sorted_like_a_listing_of_s3(
+    tmp_path_factory: pytest.TempPathFactory, names: set[tuple[str, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("walk")
+    for first, second in names:
+        if {first, second} & {".", ".."} or len(f"{first}{second}".encode()) > 200:
+            continue
+        below = folder / f"{first}d"
+        below.mkdir(exist_ok=True)
+        (below / second).write_bytes(b"x")
+        (folder / f"{first}f").write_bytes(b"x")
+    found = [each.uri for page in Store().objects(str(folder)) for each in page]
+    assert found == sorted(found, key=str.encode)
+    assert set(found) == {f"file://{path}" for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pages_of_a_large_folder_are_cut_from_sorted_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_PAGE", 7)
+    for number in range(50):
+        (tmp_path / f"{number * 7919 % 50:02}").touch()
+    pages = list(Store().objects(str(tmp_path)))
+    assert [len(page) for page in pages] == [7] * 7 + [1]
+    assert [each.uri[-2:] for page in pages for each in page] == [f"{number:02}" for number in range(50)]
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_bytes(b"1")
+    (tmp_path / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").symlink_to(tmp_path / "real" / "x")
+    found = [each.uri[len(f"file://{tmp_path}/") :] for page in Store().objects(str(tmp_path)) for each in page]
+    assert found == ["again/x", "file", "real/x"]
+
+
+def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path: Path) -> None:
+    (tmp_path / f"{disk.UNFINISHED}abc").write_bytes(b"half")
+    Store().put(str(tmp_path / "x"), b"whole")
+    assert [len(page) for page in Store().objects(str(tmp_path))] == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{disk.UNFINISHED}abc", "x"]
+
+
+def test_a_name_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).touch()
+    with pytest.raises(UserError, match=r"caf.*e9\.jpg.*rename it"):
+        list(Store().objects(str(tmp_path)))
+
+
+def test_a_file_that_grows_while_it_is_read_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"a" * 100)
+    read = disk._Open.read
+
+    def written_meanwhile(self: disk._Open, size: int) -> bytes:
+        data = read(self, size)
+        with path.open("ab") as file:
+            file.write(b"b")
+        return data
+
+    monkeypatch.setattr(disk._Open, "read", written_meanwhile)
+    with pytest.raises(Changed):
+        Store().get(str(path))
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for write in (Store().put, Store().put_if_absent):
+        with pytest.raises(Denied, match="choose another output"):
+            write(str(tmp_path / "file" / "below"), b"x")
+    assert not Store().exists(str(tmp_path))
