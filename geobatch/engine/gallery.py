@@ -256,4 +256,4 @@ def _check(ids: pa.Array, where: Floats, matrix: Vectors) -> None:
         )
     twice = pc.equal(ids[1:], ids[:-1])
     if pc.any(twice).as_py():
-        raise UserError(f"{ids.filter(twice)[0] if len(ids) > 1 else ''} is in the gallery twice; image ids must be unique")
+        raise UserError(f"{ids[:-1].filter(twice)[0]} is in the gallery twice; image ids must be unique")
