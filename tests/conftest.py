@@ -20,6 +20,7 @@ import pytest
 
 from geobatch.store import StoreConfig
 from geobatch.store.s3 import S3
+from tests.store.proxy import FaultyProxy
 
 #: Ray's workers listen here.
 RAY_PORTS = range(10002, 20000)
@@ -90,6 +91,14 @@ def _await(server: subprocess.Popen[bytes], port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise RuntimeError("moto's server did not answer within a minute")
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultyProxy]:
+    """A proxy in front of the session's S3 server."""
+    made = FaultyProxy(s3.endpoint)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

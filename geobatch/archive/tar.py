@@ -16,7 +16,6 @@ that rename members, after a resumption.
 from __future__ import annotations
 
 import gzip
-import io
 import struct
 import tarfile
 import zlib
@@ -285,13 +284,11 @@ def _pass(source: _Source, number: int, offset: int, *, zipped: bool) -> Generat
         members = iter([_Member(offset, fate=fate_of(error), ends=True)])
         yield from _slices(source, members, number)
         return
-    forward = _Forward(_inflated(file), 0, None) if zipped else _Forward(file, offset, opened)
+    inflated = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else None
+    # No buffer of our own behind gzip: what it had inflated when it met the damage would be lost with it.
+    forward = _Forward(inflated, 0, None) if inflated is not None else _Forward(file, offset, opened)
     try:
         yield from _slices(source, _members(forward, Names(source.config), source.config), number)
     finally:
         forward.close()
         file.close()  # gzip leaves what it reads from open
-
-
-def _inflated(file: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20))
