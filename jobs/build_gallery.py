@@ -17,4 +17,4 @@ def main(config: BuildGallery) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, tyro.cli(BuildGallery, description=__doc__)))
+    sys.exit(guarded(main, lambda: tyro.cli(BuildGallery, description=__doc__)))

@@ -16,4 +16,4 @@ def main(config: Evaluate) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, tyro.cli(Evaluate, description=__doc__)))
+    sys.exit(guarded(main, lambda: tyro.cli(Evaluate, description=__doc__)))

@@ -16,4 +16,4 @@ def main(config: GeolocateBucket) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, tyro.cli(GeolocateBucket, description=__doc__)))
+    sys.exit(guarded(main, lambda: tyro.cli(GeolocateBucket, description=__doc__)))

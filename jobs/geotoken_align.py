@@ -16,4 +16,4 @@ def main(config: GeoTokenAlign) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, tyro.cli(GeoTokenAlign, description=__doc__)))
+    sys.exit(guarded(main, lambda: tyro.cli(GeoTokenAlign, description=__doc__)))

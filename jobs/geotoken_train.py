@@ -17,4 +17,4 @@ def main(config: GeoTokenTrain) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, tyro.cli(GeoTokenTrain, description=__doc__)))
+    sys.exit(guarded(main, lambda: tyro.cli(GeoTokenTrain, description=__doc__)))

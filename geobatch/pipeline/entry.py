@@ -17,10 +17,10 @@ from geobatch.errors import MachineError, UserError
 Config = TypeVar("Config")
 
 
-def guarded(main: Callable[[Config], object], config: Config) -> int:
-    """Runs `main(config)` and returns the exit status."""
+def guarded(main: Callable[[Config], object], parse: Callable[[], Config]) -> int:
+    """Runs `main(parse())` and returns the exit status; settings that refuse each other end in one line too."""
     try:
-        main(config)
+        main(parse())
     except UserError as error:
         return _end(2, str(error))
     except MachineError as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import numpy as np
 import pyarrow.compute as pc
+from matplotlib.image import imread
 
 from geobatch.benchmark.evaluate import evaluate
 from geobatch.benchmark.evaluation import Evaluation
@@ -34,6 +34,8 @@ class Evaluate:
     """Folder for `evaluation.json` and `run.png`; default: only print."""
     selection: Selection = field(default_factory=Selection)
     """Settings with which every other selector is tried on the same candidates."""
+    background: str | None = None
+    """Picture of the whole Earth, plain equirectangular, 180° W to 180° E, to draw on; default: plain dark."""
     count_missing: bool = False
     """Count images of the truth that the table does not hold as wrong, as published benchmarks do."""
     bootstrap: int = 1000
@@ -42,12 +44,8 @@ class Evaluate:
     """How buckets are reached."""
 
 
-def evaluate_places(config: Evaluate, background: np.ndarray | None = None) -> Evaluation:
+def evaluate_places(config: Evaluate) -> Evaluation:
     """Runs the job.
-
-    Args:
-        config: what is judged.
-        background: (H, W, 3) RGB of the whole Earth, plain equirectangular, to draw on; None draws on plain dark.
 
     Raises:
         UserError: there is no finished table, no truth, or they do not belong together.
@@ -73,11 +71,11 @@ def evaluate_places(config: Evaluate, background: np.ndarray | None = None) -> E
     )
     say(found.as_text())
     if config.output is not None:
-        _write(Path(config.output), found, background, config)
+        _write(Path(config.output), found, config)
     return found
 
 
-def _write(folder: Path, found: Evaluation, background: np.ndarray | None, config: Evaluate) -> None:
+def _write(folder: Path, found: Evaluation, config: Evaluate) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = found.as_dict()
     (folder / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -88,7 +86,7 @@ def _write(folder: Path, found: Evaluation, background: np.ndarray | None, confi
         true_latitude=found.true_latitude,
         true_longitude=found.true_longitude,
         distances=found.distances,
-        background=background,
+        background=None if config.background is None else imread(config.background),
         title=f"{found.images:,} images located",
         note=f"{config.places} against {found.truth}",
     )
