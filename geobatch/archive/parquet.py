@@ -46,9 +46,8 @@ def opened(store: Store, uri: str, size: int, etag: str | None) -> pq.ParquetFil
     Raises:
         pa.ArrowException: it is no Parquet file, or damaged.
     """
-    return pq.ParquetFile(
-        pa.PythonFile(store.seekable(uri, size, if_match=etag), mode="r"), pre_buffer=False, buffer_size=1 << 20
-    )
+    file = pa.PythonFile(store.seekable(uri, size, if_match=etag), mode="r")
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
 
 def image_column(schema: pa.Schema) -> str | None:

@@ -41,6 +41,7 @@ _HEADER = 1 << 20
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, struct.error)
 #: What ends an archive early and says so in a row. The store failing is not among it.
 _ENDS = (*_DAMAGE, Changed, NotFound, Denied)
+_INSIDE = "the file ends inside a member"
 _GZIP = b"\x1f\x8b"
 
 
@@ -98,7 +99,7 @@ class _Tar(tarfile.TarFile):
             if self.offset != file.tell():
                 file.seek(self.offset - 1)
                 if not file.read(1):
-                    raise tarfile.ReadError("the file ends inside a member")
+                    raise tarfile.ReadError(_INSIDE)
             return self._header()
         finally:
             file.limit = None
@@ -279,14 +280,15 @@ def _pass(source: _Source, number: int, offset: int, *, zipped: bool) -> Generat
         return cast(BinaryIO, source.store.stream(source.uri, position, if_match=source.etag))
 
     try:
-        file = opened(offset)
-    except (Changed, NotFound, Denied) as error:
-        members = iter([_Member(offset, fate=fate_of(error), ends=True)])
-        yield from _slices(source, members, number)
+        file = source.store.stream(source.uri, offset, if_match=source.etag)
+        if offset > file.raw.size:  # the padding of the last member before it is what is cut off
+            raise tarfile.ReadError(_INSIDE)
+    except _ENDS as error:
+        yield from _slices(source, iter([_Member(offset, fate=_end(error, offset), ends=True)]), number)
         return
-    inflated = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else None
+    inflated = cast(BinaryIO, gzip.GzipFile(fileobj=cast(BinaryIO, file))) if zipped else None
     # No buffer of our own behind gzip: what it had inflated when it met the damage would be lost with it.
-    forward = _Forward(inflated, 0, None) if inflated is not None else _Forward(file, offset, opened)
+    forward = _Forward(inflated, 0, None) if inflated is not None else _Forward(cast(BinaryIO, file), offset, opened)
     try:
         yield from _slices(source, _members(forward, Names(source.config), source.config), number)
     finally:

@@ -34,6 +34,7 @@ _END = struct.Struct("<4s4H2LH")  # end of central directory
 _END64 = struct.Struct("<4sQ2H2L4Q")  # zip64 end of central directory
 _LOCATOR = struct.Struct("<4sLQL")  # of the latter
 _ENTRY = struct.Struct("<4s6H3L5H2L")  # one member in the central directory
+_LOCAL = struct.Struct("<4s5H3L2H")  # in front of a member's data
 _UTF8 = 0x800
 
 #: What damaged directories and members raise.
@@ -176,6 +177,8 @@ class _Members:
         try:
             with self._alone(offset) as archive:
                 [info] = archive.infolist()
+                # zipfile insists on one name in both places; the directory's is the one that counts.
+                info.orig_filename = self._name(info.header_offset)
                 return self._refused(info) or _inflated(archive, info)
         except (Changed, NotFound, Denied) as error:
             return fate_of(error)
@@ -189,7 +192,7 @@ class _Members:
         self._file.seek(offset)
         entry = bytearray(self._file.read(_ENTRY.size))
         fields = _ENTRY.unpack(entry)
-        # Without the flag zipfile takes names for cp437, here and in front of the data, and cannot fail on bad UTF-8.
+        # Without the flag zipfile takes the name for cp437, and cannot fail on bad UTF-8.
         struct.pack_into("<H", entry, 8, fields[3] & ~_UTF8)
         entry += self._file.read(sum(fields[10:13]))
         end64 = _END64.pack(b"PK\x06\x06", _END64.size - 12, 45, 45, 0, 0, 1, 1, len(entry), self._stated)
@@ -197,6 +200,13 @@ class _Members:
         end = _END.pack(b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
         behind = _Behind(self._file, self._size, bytes(entry) + end64 + locator + end)
         return zipfile.ZipFile(cast(BinaryIO, io.BufferedReader(behind, 1 << 16)))
+
+    def _name(self, offset: int) -> str:
+        """The name in front of a member's data, decoded as zipfile does it."""
+        self._file.seek(offset)
+        head = self._file.read(_LOCAL.size)
+        fields = _LOCAL.unpack(head)
+        return self._file.read(fields[9]).decode("utf-8" if fields[2] & _UTF8 else "cp437")
 
     def _refused(self, info: zipfile.ZipInfo) -> Rejection | None:
         if info.file_size > self._config.max_bytes:

@@ -2,8 +2,8 @@
 
 `Stream` reads an object from a position to its end through one GET. When the connection breaks in the middle it opens
 another from where it was, with `If-Match`, so that the two halves belong to the same bytes; it gives up after `attempts`
-breaks within one mebibyte. `RangeFile` is seekable: it fetches blocks of 4 MiB and keeps the last few, for formats
-whose table of contents is at the end.
+breaks within one mebibyte. `RangeFile` is seekable, for formats whose table of contents is at the end: it fetches 256 KiB
+where reading jumps to and up to 4 MiB where it goes on, and keeps the last 16 MiB.
 
 Neither covers a server that sends one byte a minute: only silence longer than `read_timeout` counts as a break.
 """
@@ -123,19 +123,23 @@ class Stream(io.RawIOBase):
 
 
 class RangeFile(io.RawIOBase):
-    """An object as a seekable file that reads blocks by Range and keeps the last few.
+    """An object as a seekable file that reads by Range and keeps the last blocks.
 
     Args:
         get: the bytes from start to end (exclusive) of the object.
         size: of the object, bytes.
-        block: bytes fetched at once.
+        block: bytes fetched where reading jumps to.
+        ahead: blocks fetched at once, at most, where it goes on: each fetch that follows another is twice as long.
         kept: how many blocks stay in memory.
     """
 
-    def __init__(self, get: Callable[[int, int], bytes], size: int, *, block: int = 4 << 20, kept: int = 4) -> None:
-        self._get, self._size, self._block, self._kept = get, size, block, kept
+    def __init__(
+        self, get: Callable[[int, int], bytes], size: int, *, block: int = 256 << 10, ahead: int = 16, kept: int = 64
+    ) -> None:
+        self._get, self._size, self._block, self._ahead = get, size, block, ahead
+        self._kept = max(kept, ahead)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._position = 0
+        self._position, self._span, self._following = 0, 1, -1
 
     def readable(self) -> bool:
         """True."""
@@ -172,12 +176,16 @@ class RangeFile(io.RawIOBase):
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
+        self._span = min(self._span * 2, self._ahead) if number == self._following else 1
+        self._following = number + self._span
         start = number * self._block
-        end = min(start + self._block, self._size)
+        end = min(self._following * self._block, self._size)
         data = self._get(start, end)
         if len(data) != end - start:
             raise Changed(f"the object ended at byte {start + len(data)} of {self._size}")
-        self._blocks[number] = data
+        for each in reversed(range(number, -(-end // self._block))):
+            self._blocks[each] = data[(each - number) * self._block : (each - number + 1) * self._block]
+            self._blocks.move_to_end(each)
         while len(self._blocks) > self._kept:
             self._blocks.popitem(last=False)
-        return data
+        return self._blocks[number]

@@ -34,7 +34,7 @@ def test_odd_names_are_only_names(tmp_path: Path, kind: int, ending: str) -> Non
     }
     assert {row["uri"] for row in found.values()} == {uri}
     assert {row["etag"] for row in found.values()} == {STORE.head(uri).etag}  # type: ignore[union-attr]
-    assert sorted(path.name for path in tmp_path.parent.rglob("*.jpg")) == []
+    assert len(list(tmp_path.rglob("*"))) == 1 and not (tmp_path.parent / "escape.jpg").exists()
 
 
 def test_ustar_and_names_that_are_no_utf8(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Loose objects: what each store's answer makes of a row, and whose fault it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.prefix import fate_of
+from geobatch.store import Changed, Denied, NotFound, Store, StoreConfig, Unreadable
+from tests.archive.reading import fates, put, rows, shards, slices
+from tests.archives import make
+from tests.conftest import S3Server
+from tests.store.proxy import FaultyProxy
+
+STORE = Store()
+
+
+def test_odd_keys_of_a_bucket(s3: S3Server) -> None:
+    store, base = Store(s3.config()), f"s3://{s3.bucket()}/my photos"
+    # A newline in a key is more than the test server can route.
+    members = make.images([name for name in make.NAMES if name[0] not in "./" and "\n" not in name] + ["../up.jpg"])
+    for name, data in members:
+        store.put(f"{base}/{name}", data)
+    store.put(f"{base}/", b"")
+    found = rows(store, ArchiveConfig(uri=base, shard_rows=5))
+    assert {key: row["bytes"] for key, row in found.items()} == {
+        f"{base}/{name}".replace("%", "%25").replace("#", "%23"): data for name, data in members
+    }
+
+
+def test_missing_changed_empty_and_too_large(tmp_path: Path) -> None:
+    for name, data in (("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c"), ("d.jpg", b""), ("e.jpg", b"e" * 2000)):
+        put(tmp_path, name, data)
+    config = ArchiveConfig(uri=str(tmp_path), max_bytes=1000)
+    [shard] = shards(STORE, config)
+    (tmp_path / "b.jpg").unlink()
+    put(tmp_path, "c.jpg", b"other")
+    [piece] = slices(STORE, shard, config)
+    assert piece.table["reason"].to_pylist() == [None, "missing", "changed", "empty", "too_large"]
+    assert piece.table["size"].to_pylist() == [1, 1, 1, 0, 2000]
+    assert fates(rows(STORE, config)) == {
+        "a.jpg": None, "c.jpg": None, "d.jpg": "empty", "e.jpg": "too_large",
+    }  # fmt: skip
+
+
+def test_one_unreadable_object_is_a_row_and_all_of_them_are_the_store(s3: S3Server, proxy: FaultyProxy) -> None:
+    base = f"s3://{s3.bucket()}/x"
+    for number in range(3):
+        Store(s3.config()).put(f"{base}/{number}.jpg", b"x")
+    store = Store(StoreConfig(endpoint=proxy.endpoint, region="us-east-1", backoff=0.001, attempts=2, in_flight=1))
+    config = ArchiveConfig(uri=base)
+    [shard] = shards(store, config)
+    proxy.faults.extend(["", "503", "503"])
+    [piece] = slices(store, shard, config)
+    assert piece.table["reason"].to_pylist() == [None, "unreadable", None]
+    assert "SlowDown" in piece.table["detail"][1].as_py()
+    proxy.faults.extend(["503"] * 6)
+    with pytest.raises(Unreadable):
+        slices(store, shard, config)
+
+
+def test_answers_and_their_reasons() -> None:
+    reasons = {NotFound: "missing", Changed: "changed", Denied: "unreadable", Unreadable: "unreadable"}
+    assert {kind: fate_of(kind("x")).reason for kind in reasons} == reasons
