@@ -121,6 +121,7 @@ class GeoToken:
             neighbour_places=("tokens",),
             prefix="sum",
             similarity=True,
+            relative=True,
             width=128,
             encoder_layers=2,
             decoder_layers=2,
