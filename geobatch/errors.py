@@ -24,7 +24,7 @@ REASONS: dict[str, str] = {
     "not_an_image": "no decoder knows these bytes",
     "unsupported": "a known format in a variant that no decoder here reads",
     "broken": "truncated or corrupt",
-    "too_many_pixels": "more pixels than --max-pixels; raise it if such images are wanted",
+    "too_many_pixels": "more pixels than --decode.max-pixels; raise it if such images are wanted",
     "out_of_memory": "decoding asked for more memory than its sandbox may take",
     "timeout": "decoding took longer than its deadline",
     "crashed": "decoding killed its sandbox",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any
 
 from geobatch.actors import Hands, cores
 from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
-from geobatch.methods import geotoken
+from geobatch.methods.geotoken import locate as geotoken
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import CARD, beside, card, fingerprint, fingerprint_of, local_folder
 from geobatch.progress import say
@@ -89,7 +88,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         "answer_version": ANSWER_VERSION,
         "method": method,
         "model": fingerprint_of(model, leave=(CARD,)),
-        "gallery": import_module(f"geobatch.methods.{method}").gallery_fingerprint(gallery),
+        "gallery": geotoken.gallery_fingerprint(gallery),
         "settings": described(settings),
         "decode": described(decode),
         "max_bytes": config.max_bytes,

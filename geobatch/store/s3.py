@@ -49,9 +49,9 @@ def judge(error: Exception, uri: str) -> Exception | None:
         return _answered(error, uri)
     said = " ".join(str(error).split())[:200]
     if isinstance(error, _NO_CREDENTIALS):
-        return UserError(f"no usable AWS credentials for {uri} ({said}); set AWS_ACCESS_KEY_ID and its secret, or --profile")
+        return UserError(f"no usable AWS credentials for {uri} ({said}); set AWS_ACCESS_KEY_ID and its secret, or --store.profile")
     if isinstance(error, _MISNAMED):
-        return UserError(f"S3 cannot be asked for {uri} ({said}); check the bucket's name, --endpoint and --region")
+        return UserError(f"S3 cannot be asked for {uri} ({said}); check the bucket's name, --store.endpoint and --store.region")
     if isinstance(error, _NETWORK):
         return None
     return error
@@ -65,13 +65,13 @@ def _answered(error: aws.ClientError, uri: str) -> Exception | None:
     bucket = uri.split("/")[2]
     final: Exception | None = None
     if code == "NoSuchBucket":
-        final = UserError(f"there is no bucket {bucket!r}; check the name and --endpoint, or make the bucket")
+        final = UserError(f"there is no bucket {bucket!r}; check the name and --store.endpoint, or make the bucket")
     elif code in _CREDENTIALS:
         final = UserError(f"the store rejects the AWS credentials for {uri} ({code}); renew them and run again")
     elif code == "RequestTimeTooSkewed":
         final = UserError("the store rejects this machine's clock (RequestTimeTooSkewed); set the clock and run again")
     elif code in _ELSEWHERE or status == 301:
-        final = UserError(f"bucket {bucket!r} lies in another region ({said}); name it with --region")
+        final = UserError(f"bucket {bucket!r} lies in another region ({said}); name it with --store.region")
     elif code == "InvalidObjectState":
         final = Unreadable(f"{uri} lies in an archival storage class; restore it first")
     elif code == "NoSuchKey" or status == 404:

@@ -12,8 +12,6 @@ quadrant instead of along the Hilbert curve, a token's embedding may carry a sum
 may be given as a number, and the place may be chosen by expected loss over the draws (`select`). Sampling shares prefixes
 between the K draws, which changes its cost and not its distribution (`sample`). Not here yet: the text tower, the reward
 model, the judge.
+
+Nothing is imported here: a Retrieve actor must not pay two seconds for torch because Sample lives beside it.
 """
-
-from geobatch.methods.geotoken.locate import Locate, gallery_fingerprint, river
-
-__all__ = ["Locate", "gallery_fingerprint", "river"]
