@@ -1,0 +1,86 @@
+"""A run can die at any moment: SIGKILL to the driver and every worker, then the same command again.
+
+The quiet run tells how long one takes and what must come out; a killed one is started again until it ends by itself, and its
+table must equal the quiet one's, row for row, but for the run's own name.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pyarrow as pa
+import pytest
+
+from geobatch.sink import latest
+from geobatch.store import Store
+from tests.conftest import S3Server
+from tests.river.conftest import Tiny
+from tests.river.job import run_job
+from tests.river.test_geolocate import arguments, places
+
+KILLS_IN_TORTURE = 24
+
+
+@pytest.fixture(scope="module")
+def quiet(bucket: str, tiny: Tiny, s3: S3Server) -> tuple[float, dict[str, dict[str, object]]]:
+    """Seconds of an undisturbed run, and its rows by image."""
+    ended = run_job(*arguments(bucket, "quiet", tiny, s3))
+    assert ended.status == 0, ended.output
+    return ended.seconds, rows(places(bucket, "quiet", s3))
+
+
+def rows(table: pa.Table) -> dict[str, dict[str, object]]:
+    found = {row["image_id"]: row for row in table.to_pylist()}
+    assert len(found) == len(table)  # nothing twice
+    return found
+
+
+def trial(seed: int, bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]) -> int:
+    """Kills one run up to twice at moments drawn from the seed; returns how often it was really killed."""
+    seconds, expected = quiet
+    draw, kills = random.Random(seed), 0
+    output = f"kill-{seed}"
+    store = Store(s3.config())
+    for _ in range(2):
+        ended = run_job(*arguments(bucket, output, tiny, s3), kill_after=draw.uniform(0.05, 1.0) * seconds)
+        if ended.status == 0:
+            break
+        assert ended.status is None or ended.status < 0, ended.output
+        kills += 1
+        if not store.exists(f"s3://{bucket}/{output}/runs/000001/done.json"):
+            assert latest(store, f"s3://{bucket}/{output}") is None or _all_there(bucket, output, tiny, s3)
+    ended = run_job(*arguments(bucket, output, tiny, s3))
+    assert ended.status == 0, ended.output
+    assert rows(places(bucket, output, s3)) == expected
+    done = json.loads(store.get(f"s3://{bucket}/{output}/runs/000001/done.json"))
+    assert done["read"] == done["placed"] + done["rejected"] == len(tiny.names)
+    parts = [item.uri for page in store.objects(f"s3://{bucket}/{output}/places") for item in page]
+    snapshot = latest(store, f"s3://{bucket}/{output}")
+    assert snapshot is not None and sorted(parts) == sorted(snapshot.uris())  # no orphan is left for a glob to read
+    return kills
+
+
+def _all_there(bucket: str, output: str, tiny: Tiny, s3: S3Server) -> bool:
+    """A table that stands before the proof does (death between the two) must be whole already."""
+    return len(places(bucket, output, s3)) == len(tiny.names)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_and_taken_up_every_image_stands_once(
+    seed: int, bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]
+) -> None:
+    assert trial(seed, bucket, tiny, s3, quiet) >= 1
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_killed_many_times(
+    bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]
+) -> None:
+    kills, seed = 0, 100
+    while kills < KILLS_IN_TORTURE:
+        kills += trial(seed, bucket, tiny, s3, quiet)
+        seed += 1
+        print(f"{kills} kills in {seed - 100} runs, every image once")
