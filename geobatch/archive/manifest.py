@@ -130,11 +130,11 @@ class _Met:
         for run in self._runs:
             at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
             seen |= run[at] == keys
-        fresh, first = np.unique(keys, return_index=True)
-        repeated = np.ones(len(keys), bool)
-        repeated[first] = False
-        self._add(fresh)
-        return (seen | repeated).tolist()
+        again = np.ones(len(keys), bool)
+        again[np.unique(keys, return_index=True)[1]] = False
+        again |= seen
+        self._add(np.sort(keys[~again]))
+        return again.tolist()
 
     def _add(self, run: npt.NDArray[np.bytes_]) -> None:
         if not len(run):

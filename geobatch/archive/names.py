@@ -20,16 +20,19 @@ IMAGE_SUFFIXES = frozenset(
     | {"tif", "tiff", "bmp", "dib", "avif", "avifs", "heic", "heif", "hif"}
 )
 
-#: Endings of the files that hold images, and their kind in the plan.
-CONTAINERS = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".parquet": "parquet"}
+#: Endings of the files that hold images, and their kind in the plan; `.tar.gz` is one more.
+CONTAINERS = {"tar": "tar", "tgz": "tar", "zip": "zip", "parquet": "parquet"}
 
 _NUMBERED = re.compile(r"~(\d+)$")
 
 
 def container(name: str) -> str | None:
     """The kind of container ("tar", "zip", "parquet") that a name promises, or None."""
-    lower = name[-8:].lower()
-    return next((kind for ending, kind in CONTAINERS.items() if lower.endswith(ending)), None)
+    _, dot, ending = name.rpartition(".")
+    if not dot:
+        return None
+    ending = ending.lower()
+    return "tar" if ending == "gz" and name[-7:-3].lower() == ".tar" else CONTAINERS.get(ending)
 
 
 def escaped(text: str) -> str:

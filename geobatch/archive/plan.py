@@ -3,7 +3,7 @@
 Whatever lies below one prefix is planned together: loose images fill shards of at most `shard_rows` and `shard_bytes`; a tar
 is a shard; a zip's members and a Parquet file's row groups are cut into shards, of which none spans two files. Listing
 streams: what is in memory is one page of the listing, one table of at most 50,000 rows, and, while a zip is planned, the
-names of its members. A million keys are planned in 4 s on one core and 60 MB (`tests/archive/test_plan.py`).
+names of its members. A million keys are planned in 6 s on one core and 62 MiB (`tests/archive/test_plan.py`).
 
 What it does not cover: listing several prefixes at once. One page of 1000 keys takes S3 some 0.1 s, so ten million keys take
 a quarter of an hour, however fast the planner is.
@@ -30,6 +30,9 @@ __all__ = ["ArchiveConfig", "Planned", "plan"]
 TABLE_ROWS = 50_000
 #: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
 _PROBES = 3
+
+#: Kinds of a source that is no container: named in a manifest, or not judged yet.
+_LOOSE = ("object", None)
 
 #: Which of these (uri, etag) need no work.
 Known = Callable[[list[tuple[str, str]]], list[bool]]
@@ -63,12 +66,12 @@ class _Row(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """One object that may be read: its name for the globs, and whether it is an image whatever its name."""
+    """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image."""
 
     found: Object | None
     uri: str
     name: str
-    image: bool
+    kind: str | None
 
 
 def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Iterator[Planned]:
@@ -132,25 +135,26 @@ class _Planner:
         """The rows of each shard; an empty list after each page, so that counts can be reported."""
         for page in self._pages():
             for source in self._unknown(self._named(page)):
-                kind = None if source.image else container(source.name)
-                if kind is not None and source.found is not None:
-                    yield from self._opened(kind, source.found)
+                if source.kind in _LOOSE or source.found is None:
+                    if full := self._one(source):
+                        yield full
                 else:
-                    yield from self._one(source)
+                    yield from self._opened(source.kind or "", source.found)
             yield []
         if self._loose:
             yield self._loose
 
-    def _one(self, source: _Source) -> Iterator[list[_Row]]:
-        """Adds a loose image; the shard that it does not fit in any more."""
+    def _one(self, source: _Source) -> list[_Row]:
+        """Adds a loose image, and gives the shard that it does not fit in any more."""
+        full: list[_Row] = []
         found = source.found
         size, etag = (found.size, found.etag) if found is not None else (None, None)
         cost = size if size is not None and size <= self._config.max_bytes else 0
         if self._loose and (len(self._loose) == self._config.shard_rows or self._weight + cost > self._config.shard_bytes):
-            yield self._loose
-            self._loose, self._weight = [], 0
+            full, self._loose, self._weight = self._loose, [], 0
         self._loose.append(_Row("object", escaped(source.uri), source.uri, etag, size, None))
         self._weight += cost
+        return full
 
     def _opened(self, kind: str, found: Object) -> Iterator[list[_Row]]:
         """The shards of a container."""
@@ -213,9 +217,9 @@ class _Planner:
         """The sources that are wanted by name."""
         for source in page:
             self.listed += 1
-            if source.image:
+            if source.kind == "object":
                 taken = not self._names.excludes(source.name)
-            elif container(source.name) is not None:
+            elif source.kind is not None:
                 taken = self._names.opens(source.name)
             else:
                 taken = self._names.takes(source.name)
@@ -260,14 +264,14 @@ class _Planner:
         if found is None:
             root = uri if uri.endswith("/") else f"{uri}/"
             for page in self._store.objects(uri):
-                yield [_Source(each, each.uri, each.uri[len(root) :], False) for each in page]
+                yield [_Source(each, each.uri, (name := each.uri[len(root) :]), container(name)) for each in page]
         elif manifest.is_manifest(uri) and manifest.names_images(self._store, found):
             for listed in manifest.pages(self._store, found):
                 self.listed += listed.passed
                 self.skipped += listed.passed
-                yield [_Source(each, named, named, container(named) is None) for named, each in listed]
+                yield [_Source(each, named, named, container(named) or "object") for named, each in listed]
         elif single or self._names.takes(uri.rpartition("/")[2]):
-            yield [_Source(found, uri, uri.rpartition("/")[2], False)]
+            yield [_Source(found, uri, uri.rpartition("/")[2], container(uri))]
         else:
             raise UserError(
                 f"{uri} is neither a folder nor a tar, zip, Parquet, CSV or image; name what it holds with --archive"
