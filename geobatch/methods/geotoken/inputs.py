@@ -4,7 +4,7 @@ A code is a token in the order the config asks for. In Hilbert order it is S2's 
 curve. In quadrant order it is 2·i + j, the child's column and row on the cube face. The curve enters each cell in one of
 four orientations: bit 0 swaps i and j, bit 1 mirrors both. The orientation of a face is its parity, and a child at position
 0 toggles the swap, one at position 3 both bits (S2's `kPosToOrientation`), so a four-state machine over the tokens turns
-one order into the other. 12 tokens of 30,000 places take 3 ms.
+one order into the other: 13 tokens of 30,000 places in 3.4 ms.
 """
 
 from __future__ import annotations

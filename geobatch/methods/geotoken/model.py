@@ -37,7 +37,7 @@ from geobatch.methods.geotoken.layers import DecoderLayer, EncoderLayer, Kept, K
 from geobatch.methods.geotoken.relative import Near, Relative
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-_OCTAVES = 12  # wavelengths of the Fourier features: the Earth's radius × 2 … 3 km
+_OCTAVES = 12  # wavelengths of the Fourier features along each axis: 2 Earth radii, halved down to 6 km
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ one (the tests compute both).
 The gallery is held once, and examples name their neighbours by row: with 15 neighbours of 2304 floats each, an array of
 neighbours' vectors would be 15 times the gallery. Whoever makes the rows leaves each image itself out.
 
-Measured on two cores: see `Training.small`.
+Measured: 700 steps of 256 images with the demo's network take 235 core-seconds in bfloat16 (AVX-512, EPYC); in float32 the
+matrix products alone run at half the speed. On a gallery whose nearest image lies within 25 km for 26 % of held-out
+pictures, greedy places then do for 27 % and 81 % within 200 km.
 
 Not covered: mixed shards of different length a worker (each step needs `batch` images, the last incomplete batch of an
 epoch is left out), gradient accumulation.
