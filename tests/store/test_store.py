@@ -153,7 +153,7 @@ def test_what_the_user_must_mend_is_one_line(s3: S3Server, monkeypatch: pytest.M
         store.get("s3://No Such Name/x")
     with pytest.raises(UserError, match="credentials"):
         Store(s3.config(profile="nobody")).get("s3://b/x")
-    with pytest.raises(UserError, match="--endpoint"):
+    with pytest.raises(UserError, match=r"--store\.endpoint"):
         Store(StoreConfig(endpoint="not a url")).get("s3://b/x")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
