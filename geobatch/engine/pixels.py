@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -154,4 +155,4 @@ def _shorter(height: int, width: int, edge: int) -> tuple[int, int]:
 
 def stack(pictures: list[Any]) -> Tensor:
     """Pictures of one shape, (H, W, 3) uint8 arrays, as one tensor (N, H, W, 3)."""
-    return torch.stack([torch.as_tensor(picture) for picture in pictures])
+    return torch.from_numpy(np.stack(pictures))

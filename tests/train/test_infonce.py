@@ -1,0 +1,156 @@
+"""The losses against plain loops, and two workers against one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+
+from geobatch.errors import UserError
+from geobatch.geo import point
+from geobatch.geo.distance import haversine_km
+from geobatch.train.infonce import Contrast, InfoNCE, distances
+
+BATCH, SIZE = 12, 6
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (nn.functional.normalize(torch.randn(BATCH, SIZE, generator=generator), dim=1) for _ in range(2))
+    lat, lon = 40 + torch.rand(BATCH, generator=generator) * 3, 179 + torch.rand(BATCH, generator=generator) * 2
+    return left, right, torch.from_numpy(point.unit_vectors(lat.numpy(), lon.numpy())).float()
+
+
+def plain(
+    left: torch.Tensor, right: torch.Tensor, scale: float, target: list[list[float]], out: set[tuple[int, int]]
+) -> float:
+    """Both directions, written out."""
+    total = 0.0
+    for a, b, weight in ((left, right, target), (right, left, [list(row) for row in zip(*target, strict=True)])):
+        for i in range(len(a)):
+            logits = {j: scale * float(a[i] @ b[j]) for j in range(len(b)) if (i, j) not in out}
+            norm = math.log(sum(math.exp(value) for value in logits.values()))
+            share = sum(weight[i])
+            total -= sum(weight[i][j] / share * (logits[j] - norm) for j in logits)
+    return total / (2 * len(left))
+
+
+def test_pairs_are_targets() -> None:
+    left, right, _ = batch()
+    own = [[float(i == j) for j in range(BATCH)] for i in range(BATCH)]
+    assert InfoNCE(Contrast(scale=8.0))(left, right).item() == pytest.approx(plain(left, right, 8.0, own, set()), abs=1e-5)
+
+
+def test_images_of_the_same_place_are_no_negatives() -> None:
+    left, right, points = batch()
+    km = distances(points)
+    out = {(i, j) for i in range(BATCH) for j in range(BATCH) if i != j and km[i, j] < 80}
+    assert 0 < len(out) < BATCH * (BATCH - 1)
+    own = [[float(i == j) for j in range(BATCH)] for i in range(BATCH)]
+    ours = InfoNCE(Contrast(scale=8.0, same_km=80.0))(left, right, points)
+    assert ours.item() == pytest.approx(plain(left, right, 8.0, own, out), abs=1e-5)
+
+
+def test_targets_fall_with_distance() -> None:
+    left, right, points = batch()
+    soft = torch.exp(-0.5 * (distances(points) / 60) ** 2).tolist()
+    ours = InfoNCE(Contrast(scale=8.0, soft_km=60.0))(left, right, points)
+    assert ours.item() == pytest.approx(plain(left, right, 8.0, soft, set()), abs=1e-5)
+
+
+def test_between_images_each_looks_for_the_others_near_it() -> None:
+    left, _, points = batch()
+    km = distances(points)
+    loss = InfoNCE(Contrast(scale=8.0, soft_km=60.0)).between(left, points)
+    total, rows = 0.0, 0
+    for i in range(BATCH):
+        weight = {j: math.exp(-0.5 * (float(km[i, j]) / 60) ** 2) for j in range(BATCH) if j != i}
+        if sum(weight.values()) <= math.exp(-8):
+            continue
+        norm = math.log(sum(math.exp(8 * float(left[i] @ left[j])) for j in weight))
+        total -= sum(w / sum(weight.values()) * (8 * float(left[i] @ left[j]) - norm) for j, w in weight.items())
+        rows += 1
+    assert loss.item() == pytest.approx(total / rows, abs=1e-5)
+
+
+def test_images_alone_have_no_loss_but_a_gradient() -> None:
+    vectors = nn.functional.normalize(torch.randn(3, SIZE), dim=1).requires_grad_()
+    far = torch.eye(3)
+    loss = InfoNCE(Contrast(soft_km=10.0)).between(vectors, far)
+    loss.backward()
+    assert loss.item() == 0 and vectors.grad is not None and torch.isfinite(vectors.grad).all()
+
+
+def test_gradients_are_finite_everywhere() -> None:
+    left, right, points = batch()
+    for config in (Contrast(soft_km=60.0), Contrast(same_km=500.0), Contrast()):
+        a = left.clone().requires_grad_()
+        InfoNCE(config)(a, right, points).backward()
+        assert a.grad is not None and torch.isfinite(a.grad).all()
+    a = left.clone().requires_grad_()
+    InfoNCE(Contrast(soft_km=60.0)).between(a, points).backward()
+    assert a.grad is not None and torch.isfinite(a.grad).all()
+
+
+def test_the_scale_is_clamped_and_may_be_fixed() -> None:
+    assert InfoNCE(Contrast(scale=500.0)).scale().item() == pytest.approx(100.0)
+    assert not InfoNCE(Contrast(learn_scale=False)).log_scale.requires_grad
+
+
+def test_two_meanings_of_near_contradict() -> None:
+    with pytest.raises(UserError, match="set one of them to 0"):
+        InfoNCE(Contrast(same_km=1.0, soft_km=1.0))
+
+
+def test_distances_are_the_earths() -> None:
+    _, _, points = batch(3)
+    lat, lon = point.lat_lon(points.double().numpy())
+    exact = haversine_km(lat[:, None], lon[:, None], lat, lon)
+    assert (distances(points) - torch.from_numpy(exact)).abs().max() < 0.1
+    assert (distances(points).diagonal() == 0).all()
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(SIZE, 10), nn.Tanh(), nn.Linear(10, SIZE))
+
+
+class Losses(nn.Module):
+    """A network and both losses, as training wraps them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.pairs, self.places = InfoNCE(Contrast(scale=8.0)), InfoNCE(Contrast(scale=8.0, soft_km=60.0))
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        a, b = (nn.functional.normalize(self.network(side), dim=1) for side in (left, right))
+        return self.pairs(a, b, points) + self.places.between(a, points) + self.places(a, b, points)
+
+
+def gradients(losses: nn.Module, rows: slice) -> list[torch.Tensor]:
+    losses(*(value[rows] for value in batch())).backward()
+    return [value.grad for value in losses.parameters()]
+
+
+def work(rank: int, folder: str) -> None:
+    """One of two workers with every second image."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    wrapped = nn.parallel.DistributedDataParallel(Losses(model()))
+    torch.save(gradients(wrapped, slice(rank, None, 2)), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    alone = gradients(Losses(model()), slice(None))
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt")
+        assert len(shared) == len(alone) == 6
+        for ours, expected in zip(shared, alone, strict=True):
+            assert float(expected.norm()) > 1e-6
+            assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
