@@ -3,7 +3,8 @@
 The column is of bytes, or of structs with a field `bytes` beside the `path` that the image once had. Rows are called by
 their number in the file, `…parquet#row=17`: names in other columns are neither unique nor fixed. A shard is a run of
 row groups of one file; it falls into slices like a tar, and `Slice.end` is the row of the shard where the next begins.
-Rows are decoded a few at a time, so that a row group of a gigabyte is never whole in memory.
+Rows are decoded a few at a time; what is whole in memory is a page, twice and a half. Writers end pages at 1 MiB, but many
+look only every 1024 rows, so that a row group of fewer rows is often one page: those of Hugging Face have 100.
 
 What it does not cover: Parquet that is encrypted; images that the file only names (a struct whose bytes are null is
 rejected as empty); a row's size before it is decoded, so that `max_bytes` rejects but does not save the download.
@@ -28,7 +29,7 @@ from geobatch.store import Changed, Denied, NotFound, Store
 #: Names an image column is looked for under, first come first taken; failing these, a sole column of a fitting type.
 _COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo", "content", "data")
 #: Bytes that decoding a batch of rows may come to.
-_BATCH = 8 << 20
+_BATCH = 4 << 20
 
 DAMAGE = (pa.ArrowException, OSError, ValueError)
 

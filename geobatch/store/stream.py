@@ -3,7 +3,7 @@
 `Stream` reads an object from a position to its end through one GET. When the connection breaks in the middle it opens
 another from where it was, with `If-Match`, so that the two halves belong to the same bytes; it gives up after `attempts`
 breaks within one mebibyte. `RangeFile` is seekable, for formats whose table of contents is at the end: it fetches 256 KiB
-where reading jumps to and up to 4 MiB where it goes on, and keeps the last 16 MiB.
+where reading jumps to and up to 4 MiB where it goes on, and keeps the last 8 MiB.
 
 Neither covers a server that sends one byte a minute: only silence longer than `read_timeout` counts as a break.
 """
@@ -134,7 +134,7 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(
-        self, get: Callable[[int, int], bytes], size: int, *, block: int = 256 << 10, ahead: int = 16, kept: int = 64
+        self, get: Callable[[int, int], bytes], size: int, *, block: int = 256 << 10, ahead: int = 16, kept: int = 32
     ) -> None:
         self._get, self._size, self._block, self._ahead = get, size, block, ahead
         self._kept = max(kept, ahead)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +88,46 @@ def test_a_shard_of_loose_objects_is_done_or_not(tmp_path: Path) -> None:
     [piece] = slices(STORE, shard, config)
     assert slices(STORE, shard, config, {0: piece.end}) == []
     assert isinstance(piece.table, pa.Table)
+
+
+READS = """
+import re, sys
+from pathlib import Path
+import pyarrow as pa
+from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.plan import plan
+from geobatch.archive.shard import read_shard
+from geobatch.store import Store
+
+def highest(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+store, before, count = Store(), None, 0
+for uri in sys.argv[1:]:  # the first, small, warms up what is imported and made on first use
+    config = ArchiveConfig(uri=uri, shard_bytes=4 << 20)
+    for planned in plan(store, config):
+        for shard in set(planned.table["shard"].to_pylist()):
+            rows = planned.table.filter(pa.compute.equal(planned.table["shard"], shard))
+            for piece in read_shard(store, rows, config):
+                count += len(piece.table)
+    before = before or highest("VmRSS")
+print(count, highest("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "parquet"])
+def test_no_more_than_a_slice_is_in_memory(tmp_path: Path, kind: str) -> None:
+    """Slices of 4 MiB of an archive of 96 MiB, the Parquet one in a single row group of pages of 2 MiB."""
+    noise = random.Random(1).randbytes(96 << 20)
+    members = [(f"{n}.jpg", noise[n << 19 : n + 1 << 19]) for n in range(192)]
+    made: dict[str, Callable[[list[make.Member]], bytes]] = {
+        **KINDS, "parquet": lambda members: make.parquet([data for _, data in members], rows=1000, page=4)
+    }  # fmt: skip
+    small = put(tmp_path, f"small.{kind}", made[kind](members[:2]))
+    large = put(tmp_path, f"large.{kind}", made[kind](members))
+    command = [sys.executable, "-c", READS, small, large]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    count, mebibytes = map(int, ran.stdout.split())
+    print(f"{kind}: {mebibytes} MiB above the rest of the process")
+    assert count == 2 + 192
+    assert mebibytes < 80  # the slice, its copy on the way to Arrow, blocks fetched ahead, what malloc keeps

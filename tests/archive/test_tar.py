@@ -169,7 +169,7 @@ def test_sparse_members_come_whole(tmp_path: Path) -> None:
 
 def test_what_is_too_large_is_not_downloaded(s3: S3Server, proxy: FaultyProxy) -> None:
     server, uri = Store(s3.config()), f"s3://{s3.bucket()}/x.tar"
-    large = 40 << 20
+    large = 18 << 20
     server.put(uri, make.tar([("a.jpg", b"a"), ("b.jpg", b"b" * large), ("c.npy", b"c" * large), ("d.jpg", b"d")]))
     store = Store(StoreConfig(endpoint=proxy.endpoint, region="us-east-1", backoff=0.01))
     config = ArchiveConfig(uri=uri, max_bytes=1 << 20)

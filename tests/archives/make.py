@@ -117,15 +117,18 @@ def understated(data: bytes, name: str, size: int) -> bytes:
 
 
 def parquet(
-    values: Sequence[bytes | None], *, style: str = "struct", rows: int = 4, compression: str = "none", name: str = "image"
+    values: Sequence[bytes | None], *, style: str = "struct", rows: int = 4, page: int = 1024, compression: str = "none"
 ) -> bytes:
-    """Images in row groups of `rows`: "struct" as Hugging Face writes them, or "binary" or "large" in a plain column."""
+    """Images in row groups of `rows` and pages of `page` rows, or 1 MiB if that is more.
+
+    "struct" is how Hugging Face writes them; "binary" and "large" are plain columns.
+    """
     if style == "struct":
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         column = pa.array([{"bytes": value, "path": "x.jpg"} if value is not None else None for value in values], kind)
     else:
         column = pa.array(values, pa.binary() if style == "binary" else pa.large_binary())
     file = io.BytesIO()
-    table = pa.table({"label": pa.array(range(len(values))), name: column})
-    pq.write_table(table, file, row_group_size=rows, compression=compression)
+    table = pa.table({"label": pa.array(range(len(values))), "image": column})
+    pq.write_table(table, file, row_group_size=rows, compression=compression, write_batch_size=page)
     return file.getvalue()
