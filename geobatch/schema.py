@@ -87,7 +87,7 @@ CANDIDATES = pa.list_(
 NEIGHBOURS = pa.list_(
     pa.struct(
         [
-            pa.field("image_id", pa.string()),
+            pa.field("image_id", pa.string()),  # null for a place between images of the gallery
             pa.field("latitude", pa.float64()),
             pa.field("longitude", pa.float64()),
             pa.field("similarity", pa.float32()),  # inner product of unit vectors

@@ -1,7 +1,8 @@
 """A table of places against truth: what the chosen places got, and what other choices would have got.
 
     chosen                   the table's latitude and longitude
-    nearest neighbour        the first of `neighbours`, no model at all
+    nearest neighbour        the first image of `neighbours`, no model at all
+    place between neighbours the one of `neighbours` that is no image, where there is one
     log-probability          the sample with the largest score
     oracle of the samples    the sample nearest to the truth: what the model knew
     oracle of the pool       the nearest to the truth of all candidates and the first neighbours: a perfect choice
@@ -122,7 +123,10 @@ class _Judged:
         images = len(self.latitude)
         near_row, near_km, rank = self.pool("neighbours")
         if near_row.size:
-            out[NEIGHBOUR] = _best(near_row, near_km, -rank, images)
+            image = _flat(self.places["neighbours"]).field("image_id").is_valid().to_numpy(False)
+            out[NEIGHBOUR] = _best(near_row[image], near_km[image], -rank[image], images)
+            if not image.all():
+                out["place between neighbours"] = _best(near_row[~image], near_km[~image], -rank[~image], images)
         row, km, _ = self.pool("candidates")
         if row.size:
             entries = _flat(self.places["candidates"])

@@ -18,12 +18,14 @@ import numpy as np
 
 from geobatch.actors import Hands, start
 from geobatch.engine.gallery import COLUMNS, Gallery, collect, load
+from geobatch.engine.surface import Surface
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken import train as learning
 from geobatch.methods.geotoken.config import GeoToken, Training
 from geobatch.methods.geotoken.locate import ENCODER, NETWORK
 from geobatch.methods.geotoken.model import GeoTokenModel
+from geobatch.methods.geotoken.neighbours import find
 from geobatch.pipeline.build_gallery import BuildGallery, embed_archive
 from geobatch.pipeline.folder import CARD, local_folder
 from geobatch.progress import Progress, say
@@ -122,7 +124,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
     examples = _embedded(config, work, store, encoder)
     network, training = _settings(config, gallery.dimension, len(examples))
     kept, held = _split(len(examples), config.validation, training)
-    _write(work / "arrays", examples, gallery, kept, network.neighbours)
+    _write(work / "arrays", _learnt(examples, gallery, kept, network))
     name = _name(examples.fingerprint, gallery.fingerprint, network, training, config)
     start([Hands(stage=_Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
     say(f"training GeoToken: {len(kept):,} images, {training.steps or training.epochs} "
@@ -137,7 +139,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
         spent = fit(_Make(str((work / "arrays").resolve()), network, training), output / NETWORK, name=name,
                     loop=config.loop, watch=watch)  # fmt: skip
     shutil.copytree(encoder, output / ENCODER, dirs_exist_ok=True)
-    figures = _figures(output / NETWORK, examples, gallery, held, network.neighbours) if len(held) else {}
+    figures = _figures(output / NETWORK, _learnt(examples, gallery, held, network)) if len(held) else {}
     card = {
         "method": "geotoken",
         "gallery": os.path.relpath(folder, output.resolve()),
@@ -191,26 +193,37 @@ def _split(images: int, share: float, training: Training) -> tuple[np.ndarray, n
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def _neighbours(examples: Gallery, gallery: Gallery, rows: np.ndarray, count: int) -> np.ndarray:
-    """(N, count) rows of the gallery, nearest first, the image itself left out; -1 where the gallery is smaller."""
+def _learnt(examples: Gallery, gallery: Gallery, rows: np.ndarray, network: GeoToken) -> dict[str, Any]:
+    """The arrays of `learning.Examples`: the rows' vectors and places, and neighbours as rows of the gallery's arrays.
+
+    An image is never its own neighbour. Places between images have no row in the gallery; they follow behind it, one an
+    example.
+    """
+    vectors = examples.vectors(rows)
     ids = examples.ids(rows).to_pylist()
-    _, found = gallery.search(examples.vectors(rows), count, exclude_ids=ids)
-    return np.pad(found, ((0, 0), (0, count - found.shape[1])), constant_values=-1)
-
-
-def _write(folder: Path, examples: Gallery, gallery: Gallery, rows: np.ndarray, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    found = find(gallery, vectors, network.neighbours, Surface() if network.between else None, exclude_ids=ids)
+    near, known = found.rows, [gallery.vectors(np.arange(len(gallery)))]
+    places = [gallery.latitude], [gallery.longitude]
+    if network.between:
+        near = np.where(near < 0, len(gallery) + np.arange(len(rows))[:, None], near)
+        known.append(found.vectors[:, 0])
+        places[0].append(found.latitude[:, 0])
+        places[1].append(found.longitude[:, 0])
+    short = network.neighbours - near.shape[1]
     latitude, longitude = examples.places(rows)
-    everything = np.arange(len(gallery))
-    arrays: dict[str, Any] = {
-        "vectors": examples.vectors(rows),
+    return {
+        "vectors": vectors,
         "latitude": latitude,
         "longitude": longitude,
-        "neighbours": _neighbours(examples, gallery, rows, count),
-        "gallery_vectors": gallery.vectors(everything),
-        "gallery_latitude": gallery.latitude,
-        "gallery_longitude": gallery.longitude,
+        "neighbours": np.pad(near, ((0, 0), (0, short)), constant_values=-1),
+        "gallery_vectors": np.concatenate(known),
+        "gallery_latitude": np.concatenate(places[0]),
+        "gallery_longitude": np.concatenate(places[1]),
     }
+
+
+def _write(folder: Path, arrays: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name in _ARRAYS:
         np.save(folder / f"{name}.npy", arrays[name])
 
@@ -220,13 +233,8 @@ def _examples(arrays: dict[str, Any]) -> learning.Examples:
     return learning.Examples(arrays["vectors"], arrays["latitude"], arrays["longitude"], arrays["neighbours"], gallery)
 
 
-def _figures(network: Path, examples: Gallery, gallery: Gallery, rows: np.ndarray, count: int) -> dict[str, float]:
-    latitude, longitude = examples.places(rows)
-    everything = learning.Gallery(gallery.vectors(np.arange(len(gallery))), gallery.latitude, gallery.longitude)
-    held = learning.Examples(
-        examples.vectors(rows), latitude, longitude, _neighbours(examples, gallery, rows, count), everything
-    )
-    found = learning.evaluate(GeoTokenModel.load(network), held)
+def _figures(network: Path, arrays: dict[str, Any]) -> dict[str, float]:
+    found = learning.evaluate(GeoTokenModel.load(network), _examples(arrays))
     return {key: round(value, 5) for key, value in found.items()}
 
 

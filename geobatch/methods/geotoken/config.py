@@ -48,6 +48,8 @@ class GeoToken:
     """Summary of the tokens before each token: none (paper), sum of their embeddings, or of hashed prefixes' embeddings."""
     prefix_buckets: int = 4096
     """Rows of the table that hashed prefixes share."""
+    between: bool = False
+    """Whether the first neighbour is no image but the place between images that `geobatch.engine.surface` finds."""
     similarity: bool = False
     """Whether each neighbour's cosine to the query is given as a number."""
     relative: bool = False
@@ -120,6 +122,7 @@ class GeoToken:
             neighbours=5,
             neighbour_places=("tokens",),
             prefix="sum",
+            between=True,
             similarity=True,
             relative=True,
             width=128,

@@ -46,9 +46,13 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         settings: of the method.
         workers: actors of each heavy stage, at most.
     """
-    reads = GeoTokenModel.load(model / NETWORK).config.neighbours
+    network = GeoTokenModel.load(model / NETWORK).config
     embed = {"encoder": str(model / ENCODER), "batch": settings.batch, "precision": settings.precision}
-    retrieve = {"gallery": str(gallery), "neighbours": max(reads, settings.neighbours)}
+    retrieve = {
+        "gallery": str(gallery),
+        "neighbours": max(network.neighbours, settings.neighbours),
+        "between": network.between,
+    }
     sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": "cuda" if settings.gpus else "cpu"}
     return [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
