@@ -41,7 +41,7 @@ def test_slices_round_trip_through_one_block(pieces: list[list[dict[str, object]
                 skipped=number,
                 rows=table,
                 seconds=(("Read", 0.5), ("Decode", 1.25)),
-            )  # fmt: skip
+            )
         )
     back = list(Slice.from_block(pa.concat_tables([each.to_block() for each in slices])))
     assert [(s.shard, s.number, s.last, s.end, s.skipped, s.seconds) for s in back] == [

@@ -19,5 +19,9 @@ def test_every_reason_is_explained() -> None:
 def test_every_column_is_explained() -> None:
     section = README.split("## The table")[1].split("\n## ")[0]
     named = {name for cell in re.findall(r"^\| ([^|]+) \|", section, re.M) for name in cell.split(", ")}
-    named = {each for name in named for each in ([f"probability_{km}km" for km in (1, 25, 200, 750, 2500)] if "…" in name else [name])}
+    named = {
+        each
+        for name in named
+        for each in ([f"probability_{km}km" for km in (1, 25, 200, 750, 2500)] if "…" in name else [name])
+    }
     assert set(PLACE.names) == named - {"column", "---"}

@@ -51,9 +51,7 @@ def names_images(store: Store, found: Object) -> bool:
         return False
     if "uri" not in schema.names:
         said = ", ".join(schema.names[:10])
-        raise UserError(
-            f"{found.uri} has neither an image column nor a column uri, only {said}; rename the one that is meant"
-        )
+        raise UserError(f"{found.uri} has neither an image column nor a column uri, only {said}; rename the one that is meant")
     return True
 
 

@@ -79,9 +79,7 @@ def write_truth(path: Path, truth: Truth) -> None:
     with path.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(["name", "latitude", "longitude"])
-        table.writerows(
-            [name, repr(latitude), repr(longitude)] for name, (latitude, longitude) in truth.items()
-        )
+        table.writerows([name, repr(latitude), repr(longitude)] for name, (latitude, longitude) in truth.items())
 
 
 def read_truth(path: Path) -> Truth:
@@ -92,14 +90,9 @@ def read_truth(path: Path) -> Truth:
     """
     with path.open(newline="") as stream:
         try:
-            return {
-                row["name"]: (float(row["latitude"]), float(row["longitude"]))
-                for row in csv.DictReader(stream)
-            }
+            return {row["name"]: (float(row["latitude"]), float(row["longitude"])) for row in csv.DictReader(stream)}
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: {error!r}; a truth file has the columns name, latitude, longitude"
-            ) from error
+            raise UserError(f"{path}: {error!r}; a truth file has the columns name, latitude, longitude") from error
 
 
 def write_broken(folder: Path) -> list[str]:
@@ -112,9 +105,7 @@ def write_broken(folder: Path) -> list[str]:
     for name, content in files[:middle]:
         (folder / "loose" / name).write_bytes(content)
     write_tar(folder / "shards" / "broken.tar", files[middle:])
-    return [f"loose/{name}" for name, _ in files[:middle]] + [
-        f"shards/broken.tar#{name}" for name, _ in files[middle:]
-    ]
+    return [f"loose/{name}" for name, _ in files[:middle]] + [f"shards/broken.tar#{name}" for name, _ in files[middle:]]
 
 
 def broken() -> dict[str, bytes]:
@@ -153,9 +144,7 @@ def _png(width: int, height: int, pixels: bytes) -> bytes:
     """A 1-bit grey PNG whose header claims more than its data holds."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -117,9 +117,7 @@ class World:
         low, high = np.sin(np.radians([self.camera.south, self.camera.north]))
         found: list[Floats] = []
         while sum(map(len, found)) < count:
-            draw = np.stack(
-                [np.degrees(np.arcsin(rng.uniform(low, high, 4096))), rng.uniform(-180, 180, 4096)], axis=1
-            )
+            draw = np.stack([np.degrees(np.arcsin(rng.uniform(low, high, 4096))), rng.uniform(-180, 180, 4096)], axis=1)
             found.append(draw[self.land_share(draw[:, 0], draw[:, 1]) >= self.camera.land])
         places = np.concatenate(found)[:count]
         return places[:, 0], places[:, 1]
@@ -146,9 +144,7 @@ class World:
         pictures = np.empty((count, pixels, pixels, 3), np.uint8)
         for start in range(0, count, _BLOCK):
             block = slice(start, start + _BLOCK)
-            seen = _look(
-                self._map, latitudes[block], longitudes[block], turns[block], pixels, self.camera.pixel_km
-            )
+            seen = _look(self._map, latitudes[block], longitudes[block], turns[block], pixels, self.camera.pixel_km)
             pictures[block] = seen.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return pictures
 
@@ -181,16 +177,12 @@ def disturb(pictures: Pictures, seed: int, disturbance: Disturbance | None = Non
         block = _blurred(block, torch.from_numpy(rng.uniform(1e-3, max(by.blur, 2e-3), count)))
         gain = np.exp2(rng.normal(0, by.exposure, (count, 1))) * np.exp(rng.normal(0, by.tint, (count, 3)))
         block *= torch.from_numpy(gain).float()[:, :, None, None]
-        noise = rng.standard_normal(block.shape, np.float32) * rng.uniform(
-            0, by.noise, (count, 1, 1, 1)
-        ).astype(np.float32)
+        noise = rng.standard_normal(block.shape, np.float32) * rng.uniform(0, by.noise, (count, 1, 1, 1)).astype(np.float32)
         block += torch.from_numpy(noise)
         mean = block.mean(dim=(1, 2, 3), keepdim=True)
         curve = torch.from_numpy(np.exp(rng.normal(0, by.contrast, (count, 1, 1, 1)))).float()
         block = mean + (block - mean) * curve
-        changed[start : start + count] = (
-            block.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        )
+        changed[start : start + count] = block.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return changed
 
 
@@ -254,9 +246,7 @@ def _look(
     grid: torch.Tensor, latitudes: Floats, longitudes: Floats, turns: Floats, pixels: int, step_km: float
 ) -> torch.Tensor:
     """What a camera above each place sees of a `_wrapped` map: (N, C, pixels, pixels), bilinear."""
-    lat, lon, turn = (
-        torch.from_numpy(np.radians(np.asarray(a, np.float64))) for a in (latitudes, longitudes, turns)
-    )
+    lat, lon, turn = (torch.from_numpy(np.radians(np.asarray(a, np.float64))) for a in (latitudes, longitudes, turns))
     axis = (torch.arange(pixels, dtype=torch.float64) - (pixels - 1) / 2) * (step_km / EARTH_KM)
     down, right = torch.meshgrid(axis, axis, indexing="ij")
     cos, sin = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
@@ -270,14 +260,10 @@ def _look(
     latitude = torch.atan2(z, torch.hypot(x, east))
     width = grid.shape[3] - 2
     turns_round = torch.remainder(longitude / (2 * np.pi) + 0.5, 1.0)  # 0 at 180° W
-    column = (turns_round * width + 0.5 + 0.5) / (
-        width + 2
-    ) * 2 - 1  # one column of wrapping before the first
+    column = (turns_round * width + 0.5 + 0.5) / (width + 2) * 2 - 1  # one column of wrapping before the first
     row = -latitude / (np.pi / 2)
     where = torch.stack([column, row], dim=-1)
-    return F.grid_sample(
-        grid.expand(len(lat), -1, -1, -1), where, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    return F.grid_sample(grid.expand(len(lat), -1, -1, -1), where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _blurred(pictures: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Tools that hold memory: each is opened once by an actor and asked many times.
 
-    vision, pixels  image encoders of `transformers`: pictures to unit vectors
-    gps             the location encoder: coordinates to vectors
-    gallery         FAISS over vectors that know their place
-    surface         places between gallery images
+vision, pixels  image encoders of `transformers`: pictures to unit vectors
+gps             the location encoder: coordinates to vectors
+gallery         FAISS over vectors that know their place
+surface         places between gallery images
 """

@@ -120,9 +120,7 @@ def read(path: Path) -> Pixels:
             size = (size[0], size[0])
     if crops and said.get("crop_size") is not None:
         crop = _size(said["crop_size"], False)
-    plain = (
-        {} if not said.get("do_normalize", True) else {"mean": said.get("image_mean"), "deviation": said.get("image_std")}
-    )
+    plain = {} if not said.get("do_normalize", True) else {"mean": said.get("image_mean"), "deviation": said.get("image_std")}
     values = {name: tuple(map(float, value)) for name, value in plain.items() if value is not None}
     resample = said.get("resample")
     return Pixels(

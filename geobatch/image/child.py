@@ -77,9 +77,7 @@ def _serve(decoder: Decoder, config: DecodeConfig, requests: BinaryIO, answers: 
         except (Rejection, MemoryError) as error:
             fate = error if isinstance(error, Rejection) else Rejection("out_of_memory", "its bytes alone are too many")
             flags = frames.RETIRES if fate.reason == "out_of_memory" else 0
-            answer: list[frames.Bytes] = [
-                frames.pack_words(number, frames.REJECTION, flags, f"{fate.reason}\0{fate.detail}")
-            ]
+            answer: list[frames.Bytes] = [frames.pack_words(number, frames.REJECTION, flags, f"{fate.reason}\0{fate.detail}")]
         else:
             flags = frames.RETIRES if _held(memory) > full else 0
             answer = frames.pack_picture(number, picture, flags)

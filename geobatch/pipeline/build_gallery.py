@@ -92,9 +92,7 @@ def build_gallery(config: BuildGallery) -> Path:
         UserError: the arguments must be resolved, or no image had a place.
     """
     if "://" in config.output and not config.output.startswith("file://"):
-        raise UserError(
-            "the index is built on this machine; give --output as a local folder and copy it to the bucket after"
-        )
+        raise UserError("the index is built on this machine; give --output as a local folder and copy it to the bucket after")
     account = embed_archive(config)
     folder = Path(config.output.removeprefix("file://"))
     store = Store(config.store)

@@ -99,9 +99,7 @@ def demo(config: Demo) -> dict[str, Any]:
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     total = sum(clock.seconds.values())
     say(f"\nall in {total:.0f} s: " + ", ".join(f"{name} {spent:.0f}" for name, spent in clock.seconds.items()))
-    say(
-        f"figures in {folder}/figures.json, the picture in {folder}/evaluation/run.png; the model locates your own images too:"
-    )
+    say(f"figures in {folder}/figures.json, the picture in {folder}/evaluation/run.png; the model locates your own images too:")
     say(f"  python jobs/geolocate_bucket.py --archive YOUR/IMAGES/OF/THE/EARTH --output out --model {folder}/model")
     return figures
 

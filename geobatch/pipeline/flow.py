@@ -180,9 +180,7 @@ def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
 def _apart(archive: str, output: str) -> None:
     inside = output.rstrip("/") + "/"
     if inside.startswith(archive.rstrip("/") + "/"):
-        raise UserError(
-            f"--output {output} lies inside --archive {archive}, which would be read again; choose another place"
-        )
+        raise UserError(f"--output {output} lies inside --archive {archive}, which would be read again; choose another place")
 
 
 def described(config: Any) -> dict[str, Any]:

@@ -93,9 +93,7 @@ class Store:
         """
         return self.get_tagged(uri, start, end, if_match=if_match).data
 
-    def get_tagged(
-        self, uri: str, start: int | None = None, end: int | None = None, *, if_match: str | None = None
-    ) -> Tagged:
+    def get_tagged(self, uri: str, start: int | None = None, end: int | None = None, *, if_match: str | None = None) -> Tagged:
         """As `get`, with the etag of the object the bytes are of."""
         place = split(uri)
         return self._side(place).get(place, start, end, if_match)

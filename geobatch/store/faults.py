@@ -77,9 +77,7 @@ def wait(config: StoreConfig, failures: int) -> None:
     time.sleep(random.uniform(0.0, min(LONGEST_WAIT, config.backoff * 2 ** (failures - 1))))
 
 
-def persist(
-    config: StoreConfig, uri: str, judge: Callable[[Exception, str], Exception | None], work: Callable[[int], T]
-) -> T:
+def persist(config: StoreConfig, uri: str, judge: Callable[[Exception, str], Exception | None], work: Callable[[int], T]) -> T:
     """What `work(attempt)` returns, asking again while its errors can pass.
 
     Args:

@@ -49,7 +49,9 @@ def judge(error: Exception, uri: str) -> Exception | None:
         return _answered(error, uri)
     said = " ".join(str(error).split())[:200]
     if isinstance(error, _NO_CREDENTIALS):
-        return UserError(f"no usable AWS credentials for {uri} ({said}); set AWS_ACCESS_KEY_ID and its secret, or --store.profile")
+        return UserError(
+            f"no usable AWS credentials for {uri} ({said}); set AWS_ACCESS_KEY_ID and its secret, or --store.profile"
+        )
     if isinstance(error, _MISNAMED):
         return UserError(f"S3 cannot be asked for {uri} ({said}); check the bucket's name, --store.endpoint and --store.region")
     if isinstance(error, _NETWORK):

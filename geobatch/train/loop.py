@@ -182,9 +182,7 @@ def _train(told: dict[str, Any]) -> None:
     if not loop.gpu:
         torch.set_num_threads(max(1, int(loop.cpus)))
     device = train.torch.get_device()
-    worker = (
-        Worker(rank, world, str(device), nn.parallel.DistributedDataParallel) if world > 1 else Worker(device=str(device))
-    )
+    worker = Worker(rank, world, str(device), nn.parallel.DistributedDataParallel) if world > 1 else Worker(device=str(device))
     trainee: Trainee = told["make"](worker)
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:

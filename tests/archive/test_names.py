@@ -28,9 +28,7 @@ def test_images_go_by_their_ending(name: str, image: bool) -> None:
 
 
 def test_containers_go_by_their_ending() -> None:
-    kinds = {
-        name: container(name) for name in ("a.tar", "A.TAR.GZ", "x.tgz", "b.zip", "c.parquet", "d.gz", "tar", "e.tar.xz")
-    }
+    kinds = {name: container(name) for name in ("a.tar", "A.TAR.GZ", "x.tgz", "b.zip", "c.parquet", "d.gz", "tar", "e.tar.xz")}
     assert kinds == {
         "a.tar": "tar", "A.TAR.GZ": "tar", "x.tgz": "tar", "b.zip": "zip", "c.parquet": "parquet",
         "d.gz": None, "tar": None, "e.tar.xz": None,

@@ -189,9 +189,7 @@ def test_tables_hold_whole_shards(listed: list[tuple[str, int]], shard_rows: int
     found = shards(Listing(keys), config)
     assert pa.concat_tables([piece.table for piece in pieces]) == pa.concat_tables(found)
     objects = [key for key, _ in keys if key.endswith("jpg")]
-    assert [
-        uri[14:] for shard in found if shard["kind"][0].as_py() == "object" for uri in shard["uri"].to_pylist()
-    ] == objects
+    assert [uri[14:] for shard in found if shard["kind"][0].as_py() == "object" for uri in shard["uri"].to_pylist()] == objects
     assert (pieces[-1].listed, pieces[-1].skipped) == (len(keys), sum(key.endswith("txt") for key, _ in keys))
 
 

@@ -69,14 +69,10 @@ def _against_pillow(name: str, contents: list[bytes]) -> dict[str, object]:
     found = stage(table)
     stage.close()
     ours, theirs = (1e3 * spent / len(contents) for spent in (ours, theirs))
-    measured = (
-        f"{ours:.1f} ms an image against {theirs:.1f} ms, {len(contents)} images, median of {ROUNDS} alternating rounds"
-    )
+    measured = f"{ours:.1f} ms an image against {theirs:.1f} ms, {len(contents)} images, median of {ROUNDS} alternating rounds"
     if embed := _embedder():
         cosines = []
-        for row, data in zip(
-            found.select(["picture", "picture_width", "picture_height"]).to_pylist(), contents, strict=True
-        ):
+        for row, data in zip(found.select(["picture", "picture_width", "picture_height"]).to_pylist(), contents, strict=True):
             shape = row["picture_height"], row["picture_width"], 3
             picture = np.frombuffer(row["picture"], np.uint8).reshape(shape)
             cosines.append(float(embed(picture) @ embed(_plain(data))))

@@ -1,9 +1,9 @@
 """The main job's river on Ray against the same stages called in a plain loop by as many processes as cores.
 
 Both read the demo's archive and use the demo's model (`make demo` first), from a folder, so that no S3 server shares the
-cores; both write parts and commits. Start-up is left out of both: the plain loop starts its clock when every process has made its
-stages and done one slice; the river's clock runs from the commit of the first slice that found every pool warm to the last
-commit, over the images between. A plain loop is the upper bound that needs no scheduler and survives nothing.
+cores; both write parts and commits. Start-up is left out of both: the plain loop starts its clock when every process has
+made its stages and done one slice; the river's clock runs from the commit of a slice by which every pool was warm to the
+last commit, over the images between. A plain loop is the upper bound that needs no scheduler and survives nothing.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def run() -> list[dict[str, object]]:
         archive = Path(scratch) / "archive"
         for copy in range(COPIES):
             shutil.copytree(DEMO / "archive", archive / str(copy))
-        pairs = [
-            (_plain(archive, Path(scratch) / f"p{n}"), _on_ray(archive, Path(scratch) / f"r{n}")) for n in range(ROUNDS)
-        ]
+        pairs = [(_plain(archive, Path(scratch) / f"p{n}"), _on_ray(archive, Path(scratch) / f"r{n}")) for n in range(ROUNDS)]
     pairs.sort(key=lambda pair: pair[1] / pair[0])
     plain, ours = pairs[len(pairs) // 2]
     return [

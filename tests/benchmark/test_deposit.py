@@ -62,17 +62,13 @@ def test_tars_open_anywhere(tmp_path: Path) -> None:
         max_size=5,
     )
 )
-def test_truth_comes_back_to_the_bit(
-    tmp_path_factory: pytest.TempPathFactory, truth: dict[str, tuple[float, float]]
-) -> None:
+def test_truth_comes_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, truth: dict[str, tuple[float, float]]) -> None:
     path = tmp_path_factory.mktemp("truth") / "truth.csv"
     write_truth(path, truth)
     assert read_truth(path) == truth
 
 
-@pytest.mark.parametrize(
-    "text", ["name,latitude\na,1\n", "name,latitude,longitude\na,x,2\n", "name,latitude,longitude\na,1\n"]
-)
+@pytest.mark.parametrize("text", ["name,latitude\na,1\n", "name,latitude,longitude\na,x,2\n", "name,latitude,longitude\na,1\n"])
 def test_a_truth_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "truth.csv"
     path.write_text(text)

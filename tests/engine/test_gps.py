@@ -55,9 +55,7 @@ def test_the_seed_is_in_the_weights() -> None:
 
 def test_in_space_the_antimeridian_is_no_seam() -> None:
     lat, lon = torch.tensor([-17.0, -17.0]), torch.tensor([179.99999, -179.99999])
-    flat, space = (
-        LocationEncoder(Gps(size=16, width=32, features=64, projection=kind)) for kind in ("equal_earth", "space")
-    )
+    flat, space = (LocationEncoder(Gps(size=16, width=32, features=64, projection=kind)) for kind in ("equal_earth", "space"))
     with torch.no_grad():
         a, b = flat(lat, lon)
         c, d = space(lat, lon)

@@ -27,9 +27,7 @@ def picture() -> np.ndarray:
     return np.asarray(Image.fromarray(smooth).resize((200, 120), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize(
-    ("mode", "filtered"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)]
-)
+@pytest.mark.parametrize(("mode", "filtered"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)])
 @pytest.mark.parametrize("size", [(48, 48), (31, 77), (224, 300)])
 def test_resizing_is_pillows(picture: np.ndarray, mode: str, filtered: Image.Resampling, size: tuple[int, int]) -> None:
     ours = Pixels(size=size, filter=mode).resize(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float())

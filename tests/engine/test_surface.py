@@ -85,9 +85,7 @@ def test_one_far_cluster_is_chosen_not_the_sea_between() -> None:
     vectors = features(lat, lon)
     twins = features(lat, lon) * 0.999  # the same looks, 10,000 km away
     twins /= np.linalg.norm(twins, axis=1, keepdims=True)
-    gallery = gallery_of(
-        np.concatenate([lat, other_lat]), np.concatenate([lon, other_lon]), np.concatenate([vectors, twins])
-    )
+    gallery = gallery_of(np.concatenate([lat, other_lat]), np.concatenate([lon, other_lon]), np.concatenate([vectors, twins]))
     queries = features(np.array([40.3]), np.array([-99.7]))
     similarities, rows = gallery.search(queries, 24)
     found = meet(gallery, queries, similarities, rows)

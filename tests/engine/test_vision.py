@@ -132,9 +132,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
 def test_a_real_network(realdata: Path) -> None:
     """MobileNet's vectors of flat colours differ, those of a picture and its small copy agree."""
     vision = Vision(str(realdata / "weights/hf_mobilenet_v1_0.25_224"))
-    assert (
-        json.loads((realdata / "weights/hf_mobilenet_v1_0.25_224/config.json").read_text())["model_type"] == "mobilenet_v1"
-    )
+    assert json.loads((realdata / "weights/hf_mobilenet_v1_0.25_224/config.json").read_text())["model_type"] == "mobilenet_v1"
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (7, 7, 3), np.uint8).repeat(64, axis=0).repeat(64, axis=1)
     red = np.broadcast_to(np.array([200, 30, 30], np.uint8), (224, 224, 3))

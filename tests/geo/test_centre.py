@@ -110,9 +110,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_radius_is_sharp_to_a_metre_and_padding_is_in_none() -> None:
     candidates = unit_vectors([[0, 0, 0]], np.degrees([[0, 0.999 / 6371, 1.001 / 6371]]))
-    assert np.allclose(
-        centre.mass_within(candidates[:, 0], candidates, [[0.5, 0.3, 0.2]], [0.998, 1, 1.002]), [[0.5, 0.8, 1]]
-    )
+    assert np.allclose(centre.mass_within(candidates[:, 0], candidates, [[0.5, 0.3, 0.2]], [0.998, 1, 1.002]), [[0.5, 0.8, 1]])
     pair_and_one = unit_vectors([[0, 0, 0]], np.degrees([[0, 0.99 / 6371, 1]]))
     assert centre.most_expected_share(pair_and_one, [[0.3, 0.3, 0.4]], radii=[1]).tolist() == [1]
     assert centre.most_expected_share(pair_and_one, [[0.3, 0.3, 0.4]], radii=[0.98]).tolist() == [2]

@@ -70,9 +70,7 @@ def test_a_table_goes_through(decode: Decode) -> None:
 
 
 def test_rejected_rows_pass_by_and_other_columns_stay(decode: Decode) -> None:
-    table = images(encoded(blocks(), "PNG"), None, encoded(blocks(), "BMP")).append_column(
-        "label", pa.array(["a", "b", "c"])
-    )
+    table = images(encoded(blocks(), "PNG"), None, encoded(blocks(), "BMP")).append_column("label", pa.array(["a", "b", "c"]))
     fate = {"stage": ["read"], "reason": ["missing"], "detail": ["gone"]}
     for name, value in fate.items():
         table = table.set_column(table.column_names.index(name), name, pa.array([None, value[0], None], pa.string()))

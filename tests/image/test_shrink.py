@@ -21,9 +21,7 @@ DECODER = Decoder(DecodeConfig())
 @pytest.mark.parametrize("mode", ["LA", "La", "RGBa", "PA", "YCbCr", "HSV", "RGBX", "I;16B"])
 def test_modes_no_encoder_writes_here_turn_to_rgb(mode: str) -> None:
     image = Image.fromarray(blocks()).convert("L" if mode == "I;16B" else "RGB")
-    for step in {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA"), "I;16B": ("I", "I;16B")}.get(
-        mode, (mode,)
-    ):
+    for step in {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA"), "I;16B": ("I", "I;16B")}.get(mode, (mode,)):
         image = image.convert(step)
     assert shrink.shrunk(image, image.size).mode == "RGB"
 

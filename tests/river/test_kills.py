@@ -76,9 +76,7 @@ def test_killed_and_taken_up_every_image_stands_once(
 
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
-def test_killed_many_times(
-    bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]
-) -> None:
+def test_killed_many_times(bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]) -> None:
     kills, seed = 0, 100
     while kills < KILLS_IN_TORTURE:
         kills += trial(seed, bucket, tiny, s3, quiet)

@@ -54,13 +54,13 @@ def test_files_that_kill_stall_or_bloat_their_decoder_are_one_rejection_each(tin
     archive = tmp_path / "archive"
     shutil.copytree(tiny.archive / "loose", archive)
     for path in archive.iterdir():
-        if not path.name[0] in "0123" or not path.name[0].isdigit():
+        if path.name[0] not in "0123" or not path.name[0].isdigit():
             path.unlink()
     good = {path.name for path in archive.iterdir()}
     bad = {"1kill.jpg": KILL, "1stall.jpg": STALL, "2bloat.jpg": BLOAT}
     for name, content in bad.items():
         (archive / name).write_bytes(content)
-    ended, rows = located(
+    _, rows = located(
         archive, tmp_path / "out", tiny.model,
         *("--decode.plugins", "tests.river.hostile_format", "--decode.deadline-s", "3"),
         *("--decode.memory-bytes", str(600 << 20)),

@@ -147,7 +147,7 @@ def test_another_fingerprint_is_refused_in_one_line(tmp_path: Path) -> None:
     for sealed in (False, True):
         if sealed:
             whole_run(tmp_path, [("object", ["a"])])
-        with pytest.raises(UserError, match="another model, gallery or setting.*--relocate") as error:
+        with pytest.raises(UserError, match=r"another model, gallery or setting.*--relocate") as error:
             opened(tmp_path, fingerprint="f2")
         assert "\n" not in str(error.value)
 

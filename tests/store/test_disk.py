@@ -17,9 +17,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
 
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.tuples(NAMES, NAMES), max_size=12))
-def test_a_walk_is_sorted_like_a_listing_of_s3(
-    tmp_path_factory: pytest.TempPathFactory, names: set[tuple[str, str]]
-) -> None:
+def test_a_walk_is_sorted_like_a_listing_of_s3(tmp_path_factory: pytest.TempPathFactory, names: set[tuple[str, str]]) -> None:
     folder = tmp_path_factory.mktemp("walk")
     for first, second in names:
         if {first, second} & {".", ".."} or len(f"{first}{second}".encode()) > 200:

@@ -162,9 +162,7 @@ def test_what_the_user_must_mend_is_one_line(s3: S3Server, monkeypatch: pytest.M
         list(Store(s3.config()).objects("s3://b/x"))
 
 
-def test_denied_is_an_answer_for_one_object_and_an_error_for_a_listing(
-    s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_denied_is_an_answer_for_one_object_and_an_error_for_a_listing(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(s3.config())
     client = store._s3._client()
 

@@ -24,9 +24,7 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return left, right, torch.from_numpy(point.unit_vectors(lat.numpy(), lon.numpy())).float()
 
 
-def plain(
-    left: torch.Tensor, right: torch.Tensor, scale: float, target: list[list[float]], out: set[tuple[int, int]]
-) -> float:
+def plain(left: torch.Tensor, right: torch.Tensor, scale: float, target: list[list[float]], out: set[tuple[int, int]]) -> float:
     """Both directions, written out."""
     total = 0.0
     for a, b, weight in ((left, right, target), (right, left, [list(row) for row in zip(*target, strict=True)])):

@@ -49,9 +49,7 @@ class Attention(nn.Module):
         if _short(query, memory[0]):
             mixed = _explicit(query, *memory, mask, dropout, causal)
         else:
-            mixed = functional.scaled_dot_product_attention(
-                query, *memory, attn_mask=mask, dropout_p=dropout, is_causal=causal
-            )
+            mixed = functional.scaled_dot_product_attention(query, *memory, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return mixed.transpose(1, 2).flatten(2)
 
     def forward(self, x_RQW: Tensor, memory: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:

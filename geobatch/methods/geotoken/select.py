@@ -106,9 +106,7 @@ def chosen(pool: Pool, selection: Selection, similarity: Array) -> tuple[npt.NDA
     """
     rows = np.arange(len(pool.points))
     if selection.selector in ("log_probability", "similarity"):
-        judged = (
-            np.where(np.isfinite(pool.scores), similarity, -np.inf) if selection.selector == "similarity" else pool.scores
-        )
+        judged = np.where(np.isfinite(pool.scores), similarity, -np.inf) if selection.selector == "similarity" else pool.scores
         best = np.argmax(judged, axis=1)
         return best, judged[rows, best]
     options = np.where(pool.weights[..., None] > 0, pool.points, 0.0)

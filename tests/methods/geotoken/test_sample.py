@@ -96,9 +96,7 @@ def test_more_neighbours_than_the_model_reads_are_left_unread() -> None:
     row = table["neighbours"].to_pylist()
     near = table["neighbour_vectors"].to_pylist()
     longer = table.set_column(2, "neighbours", pa.array([[*x, {**x[0], "latitude": 1.0}] for x in row], NEIGHBOURS))
-    longer = longer.set_column(
-        3, "neighbour_vectors", pa.array([[*x, *[9.0] * WIDTH] for x in near], pa.list_(pa.float32()))
-    )
+    longer = longer.set_column(3, "neighbour_vectors", pa.array([[*x, *[9.0] * WIDTH] for x in near], pa.list_(pa.float32())))
     assert stage(longer)["candidates"].to_pylist() == stage(table)["candidates"].to_pylist()
 
 

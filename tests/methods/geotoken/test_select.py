@@ -189,9 +189,7 @@ def test_a_table_tells_what_every_other_selector_would_have_chosen() -> None:
 def test_the_stage_adds_what_a_place_needs_and_drops_what_nobody_reads() -> None:
     rows = [row_of(np.random.default_rng(seed), 3, 2) for seed in range(4)]
     table = table_of(rows)
-    dead = table.set_column(
-        table.column_names.index("reason"), "reason", pa.array([None, "broken", None, None], pa.string())
-    )
+    dead = table.set_column(table.column_names.index("reason"), "reason", pa.array([None, "broken", None, None], pa.string()))
     placed = Select()(dead)
     assert {field.name for field in LOCATED} <= set(placed.column_names)
     assert all(placed.schema.field(field.name).type == field.type for field in LOCATED)

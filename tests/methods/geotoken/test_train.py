@@ -34,9 +34,7 @@ def weights(fit: Fit) -> torch.Tensor:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_tiny_set_is_learnt_by_heart(bf16: bool) -> None:
     examples = examples_of(replace(TINY, level=6))
-    fit = Fit(
-        replace(TINY, level=6), replace(QUICK, steps=250, bf16=bf16, schedule="cosine", neighbour_dropout=0.0), examples
-    )
+    fit = Fit(replace(TINY, level=6), replace(QUICK, steps=250, bf16=bf16, schedule="cosine", neighbour_dropout=0.0), examples)
     losses = [fit.advance() for _ in range(fit.steps)]
     figures = evaluate(fit.model, examples, batch=5)
     assert losses[0] > 1 and losses[-1] < 0.1
