@@ -27,6 +27,14 @@ import pyarrow as pa
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
 
+#: Nothing calls home: Ray, Hugging Face, vLLM, and whoever honours the common word for it.
+SILENCE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
 SECONDS = pa.list_(pa.struct([pa.field("stage", pa.string()), pa.field("seconds", pa.float64())]))
 
 
@@ -164,7 +172,7 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
     """
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.update(SILENCE)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # The C++ side of each driver complains once a pool about arguments in the object store, on the user's terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -173,7 +181,7 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
     if ray.is_initialized():
         return
     if address and address != "local":
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
     need = sum(max(1, hands.workers) * hands.cpus for hands in river)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+from ray._common.usage import usage_lib
 
-from geobatch.actors import Hands, Slice, run_river, start
+from geobatch.actors import SILENCE, Hands, Slice, run_river, start
 from geobatch.errors import UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
 
@@ -91,6 +93,22 @@ def test_an_actor_that_always_dies_ends_the_pass_and_not_never(cluster: None, tm
     with pytest.raises(ray.exceptions.RayError):
         list(run_river(TASKS, [Hands(stage=Emit), falter]))
     assert 4 <= len(list(tmp_path.iterdir())) <= 8
+
+
+class Tell:
+    """Writes the worker's environment into the rows."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        said = json.dumps({name: os.environ.get(name) for name in SILENCE})
+        return table.append_column("environment", pa.array([said] * len(table)))
+
+
+@pytest.mark.timeout(180)
+def test_nothing_calls_home(cluster: None) -> None:
+    (block, *_) = run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Tell)])
+    piece = next(Slice.from_block(block))
+    assert json.loads(piece.rows["environment"][0].as_py()) == SILENCE
+    assert not usage_lib.usage_stats_enabled()
 
 
 @pytest.mark.timeout(180)
