@@ -131,12 +131,14 @@ def test_tars_without_an_end_behind_one_another_and_with_junk_behind(tmp_path: P
     put(tmp_path, "open.tar", one[: len(one.rstrip(b"\0")) // 512 * 512 + 512])
     put(tmp_path, "both.tar", one + two)
     put(tmp_path, "junk.tar", one + b"\xffjunk" * 1000)
+    put(tmp_path, "zipped.tgz", make.gz(one) + b"junk behind gzip")
     found = rows(STORE, ArchiveConfig(uri=str(tmp_path)))
     assert [key.rpartition("/")[2] for key in found] == [
         "both.tar#1.jpg",
         "both.tar#2.jpg",
         "junk.tar#1.jpg",
         "open.tar#1.jpg",
+        "zipped.tgz#1.jpg",
     ]
 
 
