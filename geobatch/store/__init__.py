@@ -20,7 +20,7 @@ from itertools import islice
 
 from geobatch.errors import GeobatchError, UserError
 from geobatch.store.disk import Disk
-from geobatch.store.faults import Changed, Denied, NotFound, StoreConfig, Unreadable
+from geobatch.store.faults import Changed, Denied, NoBucket, NotFound, StoreConfig, Unreadable
 from geobatch.store.s3 import S3, Tagged
 from geobatch.store.stream import RangeFile, Stream
 from geobatch.store.uri import Object, Place, join, split
@@ -28,6 +28,7 @@ from geobatch.store.uri import Object, Place, join, split
 __all__ = [
     "Changed",
     "Denied",
+    "NoBucket",
     "NotFound",
     "Object",
     "RangeFile",
@@ -102,7 +103,7 @@ class Store:
         """Whole objects in the order asked, `in_flight` GETs under way; an object's error stands in its place.
 
         `wanted` holds URIs, or pairs of a URI and the etag it must have. It is consumed as answers are taken, so that no
-        more than `in_flight` bodies are in memory. A UserError other than `Denied` concerns every object and is raised.
+        more than `in_flight` bodies are in memory. A UserError other than `Denied` and `NoBucket` concerns all: it is raised.
         """
 
         def one(item: str | tuple[str, str | None]) -> bytes | GeobatchError:
@@ -110,7 +111,7 @@ class Store:
             try:
                 return self.get(uri, if_match=etag)
             except UserError as error:
-                if isinstance(error, Denied):
+                if isinstance(error, Denied | NoBucket):
                     return error
                 raise
             except GeobatchError as error:

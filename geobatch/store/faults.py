@@ -4,7 +4,8 @@
     ├── NotFound              no such object
     ├── Changed               the object is no longer the one that was asked for
     ├── UserError
-    │   └── Denied            this object or bucket may not be touched with these credentials
+    │   ├── Denied            this object or bucket may not be touched with these credentials
+    │   └── NoBucket          a NotFound as well: where one object of many is asked for, it is one that is not there
     └── MachineError
         └── Unreadable        the store kept failing after all attempts
 
@@ -39,6 +40,10 @@ class Changed(GeobatchError):
 
 class Denied(UserError):
     """The credentials are good, but not for this."""
+
+
+class NoBucket(UserError, NotFound):
+    """No bucket of that name."""
 
 
 class Unreadable(MachineError):

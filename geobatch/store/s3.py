@@ -17,7 +17,7 @@ import botocore.exceptions as aws
 import urllib3.exceptions
 
 from geobatch.errors import MachineError, UserError
-from geobatch.store.faults import Changed, Denied, NotFound, StoreConfig, Unreadable, persist
+from geobatch.store.faults import Changed, Denied, NoBucket, NotFound, StoreConfig, Unreadable, persist
 from geobatch.store.stream import Stream
 from geobatch.store.uri import Object, Place
 
@@ -67,7 +67,7 @@ def _answered(error: aws.ClientError, uri: str) -> Exception | None:
     bucket = uri.split("/")[2]
     final: Exception | None = None
     if code == "NoSuchBucket":
-        final = UserError(f"there is no bucket {bucket!r}; check the name and --store.endpoint, or make the bucket")
+        final = NoBucket(f"there is no bucket {bucket!r}; check the name and --store.endpoint, or make the bucket")
     elif code in _CREDENTIALS:
         final = UserError(f"the store rejects the AWS credentials for {uri} ({code}); renew them and run again")
     elif code == "RequestTimeTooSkewed":

@@ -52,11 +52,12 @@ def test_a_manifest_in_a_bucket_reaches_other_buckets_and_the_disk(tmp_path: Pat
     local = put(tmp_path, "l.jpg", b"local")
     store.put(f"{here}/lists/r.jpg", b"relative")
     store.put(f"{there}/a b+c.jpg", b"there")
-    text = "uri\n" + "\n".join(["r.jpg", f"{there}/a b+c.jpg", local, f"{there}/gone.jpg"])
+    text = "uri\n" + "\n".join(["r.jpg", f"{there}/a b+c.jpg", local, f"{there}/gone.jpg", "s3://no-such-bucket/x.jpg"])
     store.put(f"{here}/lists/m.csv", text.encode())
     found = rows(store, ArchiveConfig(uri=f"{here}/lists/m.csv"))
-    assert [row["bytes"] for row in found.values()] == [b"relative", b"there", b"local", None]
-    assert list(found) == [f"{here}/lists/r.jpg", f"{there}/a b+c.jpg", local, f"{there}/gone.jpg"]
+    assert [row["bytes"] for row in found.values()] == [b"relative", b"there", b"local", None, None]
+    assert list(found) == [f"{here}/lists/r.jpg", f"{there}/a b+c.jpg", local, f"{there}/gone.jpg", "s3://no-such-bucket/x.jpg"]
+    assert [row["reason"] for row in found.values()][3:] == ["missing", "missing"]
 
 
 def test_globs_leave_out(tmp_path: Path) -> None:

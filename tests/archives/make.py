@@ -75,7 +75,7 @@ def damaged(data: bytes, at: int, length: int = 4) -> bytes:
 def gz(data: bytes) -> bytes:
     """Gzipped, in two members, as parallel compressors do."""
     half = len(data) // 2
-    return gzip.compress(data[:half], mtime=0) + gzip.compress(data[half:], mtime=0)
+    return gzip.compress(data[:half], 1, mtime=0) + gzip.compress(data[half:], 1, mtime=0)
 
 
 def zipped(members: Iterable[Member], method: int = zipfile.ZIP_DEFLATED, in_front: bytes = b"") -> bytes:
