@@ -21,7 +21,7 @@ FOLDERS = ("hostile", "odd_valid", "exif_edge")
 
 
 def located(archive: Path, output: Path, model: Path, *more: str) -> tuple[Ended, dict[str, dict[str, object]]]:
-    ended = run_job("--archive", str(archive), "--output", str(output), "--model", str(model), *more)
+    ended = run_job("--archive", str(archive), "--output", str(output), "--model", str(model), *more, weigh=True)
     assert ended.status == 0, ended.output
     assert "ended early" not in ended.output, ended.output  # no worker died and was not replaced
     table = read(str(output))
