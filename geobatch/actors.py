@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,14 +187,29 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
     need = sum(max(1, hands.workers) * hands.cpus for hands in river)
-    ray.init(
-        address="local",
-        num_cpus=max(cores(), int(need + 2)),
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        **local,
-    )
+    with _hushed():
+        ray.init(
+            address="local",
+            num_cpus=max(cores(), int(need + 2)),
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            **local,
+        )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what Ray's C++ side writes to standard error while it starts: that it read its log level. Errors are raised."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def settings(no_progress_hours: float = 12.0) -> None:

@@ -86,8 +86,9 @@ class Gallery:
         """The k rows with the largest inner product to each vector, best first.
 
         Args:
-            vectors: (N, D) unit vectors. k: at least 1. exclude_ids: one image_id (or None) for each vector
-                that must not be among its rows: itself, in training.
+            vectors: (N, D) unit vectors.
+            k: at least 1.
+            exclude_ids: one image_id (or None) for each vector that must not be among its rows: itself, in training.
 
         Returns:
             similarities (N, k) float32 and rows (N, k); fewer columns than k where the gallery has fewer
@@ -173,9 +174,8 @@ def collect(tables: Iterable[pa.Table]) -> Gallery:
     out.
 
     Raises:
-        UserError: no row has a vector, vectors of two lengths or not of unit length, an impossible place,
-            or one
-            image_id twice.
+        UserError: no row has a vector, vectors of two lengths or not of unit length, an impossible place, or one image_id
+            twice.
     """
     names: list[pa.Array] = []
     places: list[Floats] = []

@@ -87,8 +87,9 @@ def meet(gallery: Gallery, queries: Vectors, similarities: Vectors, rows: Rows, 
     """Projects queries onto the surface between their neighbours.
 
     Args:
-        queries: (N, D) unit vectors. similarities: (N, K) as `Gallery.search` gave them, best first; the
-            first `neighbours` are used, K is at least 1. rows: (N, K) likewise.
+        queries: (N, D) unit vectors.
+        similarities: (N, K) as `Gallery.search` gave them, best first; the first `neighbours` are used, K is at least 1.
+        rows: (N, K) likewise.
     """
     config = config or Surface()
     parts = [

@@ -81,7 +81,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
     if config.preset not in ("paper", "small"):
         raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
     output = Path(config.output)
-    work = output.parent / f".{output.name}.work"
+    work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     store = Store(config.store)
     encoder = _beginning(config, work, store)
     settings = Align() if config.preset == "small" else Align.paper()

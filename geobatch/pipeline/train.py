@@ -116,7 +116,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
     if config.preset not in ("paper", "small"):
         raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
     output = Path(config.output)
-    work = output.parent / f".{output.name}.work"
+    work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     store = Store(config.store)
     encoder = local_folder(store, config.encoder, "encoder")
     folder = local_folder(store, config.gallery, "gallery")
@@ -136,7 +136,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
             progress.total = steps
             progress.add(step - progress.done, f"loss {loss:.3f}")
 
-        spent = fit(_Make(str((work / "arrays").resolve()), network, training), output / NETWORK, name=name,
+        spent = fit(_Make(str(work / "arrays"), network, training), output / NETWORK, name=name,
                     loop=config.loop, watch=watch)  # fmt: skip
     shutil.copytree(encoder, output / ENCODER, dirs_exist_ok=True)
     figures = _figures(output / NETWORK, _learnt(examples, gallery, held, network)) if len(held) else {}

@@ -58,9 +58,8 @@ def find(
     """The neighbours of (N, D) unit vectors: `count` of them, or fewer where the gallery is smaller.
 
     Args:
-        surface: leads with the place between images, which counts as one of `count`. exclude_ids: one
-            image_id (or None) for each query that must not be among its neighbours, nor bear on the
-            surface.
+        surface: leads with the place between images, which counts as one of `count`.
+        exclude_ids: one image_id (or None) for each query that must not be among its neighbours, nor bear on the surface.
     """
     wide = count if surface is None else max(count, surface.neighbours)
     similarities, rows = gallery.search(queries, wide, exclude_ids)

@@ -17,7 +17,8 @@ from geobatch.engine.vision import HeadConfig, Vision
 from geobatch.errors import UserError
 from geobatch.geo import s2
 from geobatch.geo.distance import haversine_km
-from geobatch.methods.geotoken.align import PICTURES, PLACES, Align, Alignment, pack, write_small
+from geobatch.methods.geotoken.align import Align, Alignment
+from geobatch.methods.geotoken.pack import PICTURES, PLACES, pack, write_small
 from geobatch.train.loop import Worker
 
 SETTINGS = Align(batch=128, clusters=16, steps=60, warm_up=3, head=HeadConfig(size=64, grid=3))
