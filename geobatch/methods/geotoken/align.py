@@ -185,12 +185,9 @@ class Alignment:
         return values, degrees, vectors
 
     def _drop_idle(self, losses: nn.Module) -> None:
-        """Parameters no gradient reaches (CLIP's text half) would make DistributedDataParallel wait for
-        ever.
-        """
+        """Parameters no gradient reaches (CLIP's text half) would make DistributedDataParallel wait for ever."""
         state = {name: value.clone() for name, value in losses.state_dict().items()}
-        values, places, points = self._batch(0)
-        losses(values, places, points).backward()
+        losses(*(each[:8] for each in self._batch(0))).backward()
         for parameter in losses.parameters():
             if parameter.grad is None:
                 parameter.requires_grad_(False)
