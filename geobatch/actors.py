@@ -186,7 +186,10 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
-    need = sum(max(1, hands.workers) * hands.cpus for hands in river)
+    stages = list(river)
+    need = sum(max(1, hands.workers) * hands.cpus for hands in stages)
+    # More processes than cores start at once here on purpose; Ray would warn of it on the terminal.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(sum(max(1, hands.workers) for hands in stages) + 2))
     with _hushed():
         ray.init(
             address="local",

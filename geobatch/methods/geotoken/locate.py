@@ -58,7 +58,7 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
         Hands(stage=Retrieve, make=retrieve),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
-        Hands(stage=Select, make={"selection": settings.selection, "gallery": str(gallery)}),
+        Hands(stage=Select, make={"selection": settings.selection.suited(network.between), "gallery": str(gallery)}),
     ]
 
 

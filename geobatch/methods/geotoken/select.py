@@ -60,6 +60,7 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
     Raises:
         Rejection: a row without a single draw.
     """
+    selection = selection.suited(_reads_between(table))
     lists = {name: padded(column(table, "candidates", name), np.nan) for name in ("latitude", "longitude", "score", "count")}
     near_lists = {
         name: padded(column(table, "neighbours", name), np.nan)[:, : selection.neighbours]
@@ -71,8 +72,8 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
     if not counts.any(axis=1).all():
         raise Rejection("failed", "not one candidate was drawn for it")
     similarities = np.where(near, near_lists["similarity"], -np.inf)
-    mass = np.where(near.any(axis=1, keepdims=True), selection.neighbour_mass, 0.0)
-    share = soft(similarities, selection.neighbour_temperature)
+    mass = np.where(near.any(axis=1, keepdims=True), selection.neighbour_mass or 0.0, 0.0)
+    share = soft(similarities, selection.neighbour_temperature or 1.0)
     latitude, longitude = (np.concatenate([lists[name], near_lists[name]], axis=1) for name in ("latitude", "longitude"))
     return Pool(
         latitude,
@@ -82,6 +83,11 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
         np.where(drawn, lists["score"], -np.inf),
         similarities,
     )
+
+
+def _reads_between(table: pa.Table) -> bool:
+    """Whether any neighbour is a place between images: they have no image_id."""
+    return bool(column(table, "neighbours", "image_id").flatten().null_count)
 
 
 def soft(values: Array, temperature: float) -> Array:

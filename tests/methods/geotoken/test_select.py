@@ -69,6 +69,7 @@ def table_of(rows: list[Row]) -> pa.Table:
 def weighted(row: Row, selection: Selection) -> Iterator[tuple[float, float, float]]:
     """(latitude, longitude, posterior) of the pool, the slow way."""
     near = row["neighbours"][: selection.neighbours]
+    selection = selection.suited(between=False)
     mass = selection.neighbour_mass if near else 0.0
     draws = sum(place["count"] for place in row["candidates"])
     for place in row["candidates"]:
