@@ -43,6 +43,7 @@ class Pool:
         longitude: (N, K + M) degrees.
         points: (N, K + M, 3) the same as unit vectors, zero where missing.
         weights: (N, K + M) the posterior; rows sum to 1.
+        draws: (N, K) the candidates' shares of the draws alone; rows sum to 1.
         scores: (N, K) log-probabilities, -inf where missing.
         similarities: (N, M) of the neighbours, -inf where missing.
     """
@@ -51,6 +52,7 @@ class Pool:
     longitude: Array
     points: Array
     weights: Array
+    draws: Array
     scores: Array
     similarities: Array
 
@@ -72,6 +74,7 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
     counts = np.where(drawn, lists["count"], 0.0)
     if not counts.any(axis=1).all():
         raise Rejection("failed", "not one candidate was drawn for it")
+    draws = counts / counts.sum(axis=1, keepdims=True)
     similarities = np.where(near, near_lists["similarity"], -np.inf)
     mass = np.where(near.any(axis=1, keepdims=True), selection.neighbour_mass or 0.0, 0.0)
     share = soft(similarities, selection.neighbour_temperature or 1.0)
@@ -80,7 +83,8 @@ def pool(table: pa.Table, selection: Selection) -> Pool:
         latitude,
         longitude,
         np.nan_to_num(point.unit_vectors(latitude, longitude)),
-        np.concatenate([counts / counts.sum(axis=1, keepdims=True) * (1 - mass), share * mass], axis=1),
+        np.concatenate([draws * (1 - mass), share * mass], axis=1),
+        draws,
         np.where(drawn, lists["score"], -np.inf),
         similarities,
     )
@@ -160,10 +164,9 @@ class Select(Stage):
             table = _with_similarity(table, similarity)
         best, scores = chosen(posterior, self.selection, similarity)
         rows = np.arange(len(best))
-        count = posterior.scores.shape[1]  # the draws alone: a neighbour's share of the choice is no probability
-        within = centre.mass_within(
-            posterior.points[rows, best], posterior.points[:, :count], posterior.weights[:, :count], RADII_KM
-        )
+        # The draws alone: a neighbour's share of the choice is no probability.
+        drawn = posterior.points[:, : posterior.draws.shape[1]]
+        within = centre.mass_within(posterior.points[rows, best], drawn, posterior.draws, RADII_KM)
         values = [posterior.latitude[rows, best], posterior.longitude[rows, best], scores, *within.T]
         for field, value in zip(self.adds, values, strict=True):
             table = table.append_column(field, pa.array(value, field.type, mask=~np.isfinite(value)))

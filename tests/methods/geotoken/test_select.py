@@ -214,6 +214,7 @@ def test_soft_shares_are_stable_and_sum_to_one() -> None:
 
 def test_the_radii_hold_more_and_more() -> None:
     rows = [row_of(np.random.default_rng(seed), 20, 5) for seed in range(10)]
-    for place in Select(replace(Selection(), selector="expected_share"))(table_of(rows)).to_pylist():
+    selection = Selection(selector="expected_share", neighbour_mass=0.0)
+    for place in Select(selection)(table_of(rows)).to_pylist():
         within = [place[probability_column(km)] for km in RADII_KM]
         assert within == sorted(within) and within[0] > 0 and within[-1] <= 1
