@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import duckdb
+import duckdb_extension_spatial
+import geopandas
 import pyarrow as pa
+import pytest
 
-from geobatch.sink import read
+from geobatch.sink import latest, read
 from geobatch.store import Store
 from tests.conftest import S3Server
 from tests.river.conftest import Tiny
@@ -24,7 +29,24 @@ def places(bucket: str, output: str, s3: S3Server) -> pa.Table:
     return read(f"s3://{bucket}/{output}", store=s3.config())
 
 
-def test_every_image_once_and_nothing_to_do_the_second_time(bucket: str, tiny: Tiny, s3: S3Server) -> None:
+def _opens_elsewhere(bucket: str, s3: S3Server, folder: Path, done: dict[str, int]) -> None:
+    """GeoPandas and DuckDB spatial read the parts that the newest table lists, and find the counts of the proof."""
+    store = Store(s3.config())
+    snapshot = latest(store, f"s3://{bucket}/first")
+    assert snapshot is not None
+    for uri in snapshot.uris():
+        (folder / uri.rsplit("/", 1)[-1]).write_bytes(store.get(uri))
+    frame = geopandas.pd.concat([geopandas.read_parquet(path) for path in folder.iterdir()])
+    assert len(frame) == done["read"] and frame.geometry.notna().sum() == done["placed"]
+    extension = next(Path(next(iter(duckdb_extension_spatial.__path__))).rglob("spatial.duckdb_extension"))
+    base = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    base.execute(f"LOAD '{extension}'")
+    query = f"SELECT count(*), count(geometry), max(abs(ST_X(geometry) - longitude)) FROM '{folder}/*.parquet'"
+    assert base.execute(query).fetchone() == (done["read"], done["placed"], 0.0)
+
+
+@pytest.mark.timeout(400)
+def test_every_image_once_and_nothing_to_do_the_second_time(bucket: str, tiny: Tiny, s3: S3Server, tmp_path: Path) -> None:
     first = run_job(*arguments(bucket, "first", tiny, s3))
     assert first.status == 0, first.output
     table = places(bucket, "first", s3)
@@ -34,6 +56,7 @@ def test_every_image_once_and_nothing_to_do_the_second_time(bucket: str, tiny: T
     assert done["rejected"] == 14 and done["skipped"] == 1
     assert f"read {done['read']} = placed {done['placed']} + rejected 14" in first.output
     assert "Traceback" not in first.output
+    _opens_elsewhere(bucket, s3, tmp_path, done)
     again = run_job(*arguments(bucket, "first", tiny, s3))
     assert again.status == 0 and "nothing new" in again.output, again.output
     assert not Store(s3.config()).exists(f"s3://{bucket}/first/runs/000002/run.json")
