@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,17 @@ class Ended:
 
 
 def run_job(
-    *arguments: str, job: str = "geolocate_bucket", kill_after: float | None = None, weigh: bool = False, limit: float = 240
+    *arguments: str,
+    job: str = "geolocate_bucket",
+    kill_when: Callable[[float], bool] | None = None,
+    weigh: bool = False,
+    limit: float = 240,
 ) -> Ended:
     """`python jobs/JOB.py ARGUMENTS`.
 
     Args:
-        kill_after: seconds after which the driver and every process below it get SIGKILL.
+        kill_when: asked again and again with the seconds since the start; once it says so, the driver and every process below
+            it get SIGKILL.
         weigh: measure the memory of all its processes together, which costs a tenth of a core.
         limit: seconds after which the job counts as hung.
     """
@@ -46,7 +52,7 @@ def run_job(
         peak, status = 0, None
         while (status := process.poll()) is None:
             spent = time.monotonic() - started
-            if kill_after is not None and spent >= kill_after:
+            if kill_when is not None and kill_when(spent):
                 kill_tree(process.pid)
                 process.wait()
                 break

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
@@ -36,14 +38,34 @@ def rows(table: pa.Table) -> dict[str, dict[str, object]]:
     return found
 
 
+def at_commits(store: Store, output: str, draw: random.Random) -> Callable[[float], bool]:
+    """The moment when some slices are committed and most are not, wherever the others then are."""
+    wanted, pause = draw.randint(1, 5), draw.uniform(0, 0.3)
+
+    def now(_: float) -> bool:
+        if sum(map(len, store.objects(f"{output}/runs/000001/commits"))) < wanted:
+            return False
+        time.sleep(pause)
+        return True
+
+    return now
+
+
+def anywhere(draw: random.Random, seconds: float) -> Callable[[float], bool]:
+    """Any moment of a run of that length: imports, planning, the making of actors, work, the end."""
+    moment = draw.uniform(0.02, 1.0) * seconds
+    return lambda spent: spent >= moment
+
+
 def trial(seed: int, bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]) -> int:
     """Kills one run up to twice at moments drawn from the seed; returns how often it was really killed."""
     seconds, expected = quiet
     draw, kills = random.Random(seed), 0
     output = f"kill-{seed}"
     store = Store(s3.config())
-    for _ in range(2):
-        ended = run_job(*arguments(bucket, output, tiny, s3), kill_after=draw.uniform(0.05, 1.0) * seconds)
+    moments = [at_commits(store, f"s3://{bucket}/{output}", draw), anywhere(draw, seconds)]
+    for moment in draw.sample(moments, 2):
+        ended = run_job(*arguments(bucket, output, tiny, s3), kill_when=moment)
         if ended.status == 0:
             break
         assert ended.status is None or ended.status < 0, ended.output
