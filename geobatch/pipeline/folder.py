@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 from pathlib import Path
@@ -89,6 +90,15 @@ def fingerprint(decides: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def beside(model: Path, name: str) -> str:
-    """A path in a card, relative to its model folder, as a full one."""
-    return name if "://" in name else str((model / name).resolve())
+def beside(model: str, name: str) -> str:
+    """A path that a card gives relative to its model's folder, as one that can be opened.
+
+    Args:
+        model: path or URI of the model's folder, as the user named it.
+        name: relative path, absolute path or URI.
+    """
+    if "://" in name or name.startswith("/"):
+        return name
+    if model.startswith("s3://"):
+        return "s3://" + posixpath.normpath(f"{model.removeprefix('s3://')}/{name}")
+    return str((Path(model.removeprefix("file://")) / name).resolve())

@@ -78,7 +78,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         raise UserError(f"there is no method {method!r}; use one of {', '.join(METHODS)}")
     if method != about["method"]:
         raise UserError(f"{config.model} is a model of {about['method']}, not of {method}; leave --method out")
-    named = config.gallery or (beside(model, about["gallery"]) if about.get("gallery") else None)
+    named = config.gallery or (beside(config.model, about["gallery"]) if about.get("gallery") else None)
     if named is None:
         raise UserError(f"{config.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
     gallery = local_folder(store, named, "gallery")

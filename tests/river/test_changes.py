@@ -11,7 +11,7 @@ import pytest
 from geobatch.benchmark.deposit import write_tar
 from geobatch.store import Store
 from tests.conftest import S3Server
-from tests.river.conftest import Tiny
+from tests.river.conftest import Tiny, upload
 from tests.river.job import run_job
 from tests.river.test_geolocate import arguments, places
 
@@ -22,7 +22,9 @@ def members(path: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.timeout(600)
-def test_overwritten_objects_and_tars_are_located_anew(tiny: Tiny, s3: S3Server, tmp_path: Path) -> None:
+def test_overwritten_objects_and_tars_are_located_anew(
+    tiny: Tiny, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket, store = s3.bucket(), Store(s3.config())
     loose = sorted((tiny.archive / "loose").glob("*.jpg"))[:40]
     tar = sorted((tiny.archive / "shards").glob("0*.tar"))[0]
@@ -30,7 +32,10 @@ def test_overwritten_objects_and_tars_are_located_anew(tiny: Tiny, s3: S3Server,
     for path in loose[:30]:
         store.put(f"{prefix}/{path.name}", path.read_bytes())
     store.put(f"{prefix}/a.tar", tar.read_bytes())
-    first = run_job(*arguments(bucket, "out", tiny, s3))
+    upload(tiny.folder / "model", f"s3://{bucket}/models/model", s3.config())  # the same model, in a bucket
+    upload(tiny.folder / "gallery", f"s3://{bucket}/models/gallery", s3.config())
+    monkeypatch.setenv("GEOBATCH_CACHE", str(tmp_path / "cache"))
+    first = run_job(*arguments(bucket, "out", tiny, s3), "--model", f"s3://{bucket}/models/model")
     assert first.status == 0, first.output
     before = {row["image_id"]: row for row in places(bucket, "out", s3).to_pylist()}
     assert len(before) == 30 + 100

@@ -14,8 +14,12 @@ import ray
 from ray._common.usage import usage_lib
 
 from geobatch.actors import SILENCE, Hands, Slice, run_river, start
-from geobatch.errors import UserError
+from geobatch.archive.config import ArchiveConfig
+from geobatch.errors import MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
+from geobatch.pipeline.flow import Flow, flow
+from geobatch.store import StoreConfig
+from tests.sink.rows import located
 
 
 class Emit:
@@ -126,3 +130,45 @@ def test_a_bug_is_named_in_a_line(cluster: None, where: str) -> None:
         list(run_river(TASKS[:1], [Hands(stage=Emit), Hands(stage=Refuse, make={"where": where})]))
     assert users_fault(raised.value) is None
     assert "ZeroDivisionError" in in_a_line(raised.value) or "division by zero" in in_a_line(raised.value)
+
+
+class Place:
+    """Places every image, after having died as often as its folder has not seen it die."""
+
+    def __init__(self, folder: str, deaths: int) -> None:
+        self.folder, self.deaths = Path(folder), deaths
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        for death in range(self.deaths):
+            mark = self.folder / str(death)
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return located(table["image_id"].to_pylist(), table["uri"].to_pylist())
+
+
+def job_of(folder: Path, deaths: int) -> Flow:
+    for name in ("archive", "marks"):
+        (folder / name).mkdir()
+    for number in range(5):
+        (folder / f"archive/{number}.jpg").write_bytes(b"bytes")
+    place = Hands(stage=Place, make={"folder": str(folder / "marks"), "deaths": deaths})
+    archive = ArchiveConfig(uri=str(folder / "archive"))
+    return Flow(
+        archive=archive, output=str(folder / "out"), store=StoreConfig(), method="geotoken", fingerprint="f", river=[place]
+    )
+
+
+@pytest.mark.timeout(240)
+def test_a_pass_that_failed_is_followed_by_another(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = flow(job_of(tmp_path, deaths=5))  # four attempts of the first pass die, the first of the second, then it goes
+    assert (done["read"], done["placed"]) == (5, 5)
+    assert "going on with what is left" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(240)
+def test_passes_that_commit_nothing_end_in_one_line_and_keep_the_run(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="2 passes in a row committed nothing") as raised:
+        flow(job_of(tmp_path, deaths=10_000))
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "out/runs/000001/plan.json").exists() and not (tmp_path / "out/runs/000001/done.json").exists()
