@@ -22,8 +22,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geobatch.errors import UserError
-
 Truth = dict[str, tuple[float, float]]
 
 
@@ -80,19 +78,6 @@ def write_truth(path: Path, truth: Truth) -> None:
         table = csv.writer(stream)
         table.writerow(["name", "latitude", "longitude"])
         table.writerows([name, repr(latitude), repr(longitude)] for name, (latitude, longitude) in truth.items())
-
-
-def read_truth(path: Path) -> Truth:
-    """What `write_truth` wrote.
-
-    Raises:
-        UserError: a column is missing or a coordinate is no number.
-    """
-    with path.open(newline="") as stream:
-        try:
-            return {row["name"]: (float(row["latitude"]), float(row["longitude"])) for row in csv.DictReader(stream)}
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: {error!r}; a truth file has the columns name, latitude, longitude") from error
 
 
 def write_broken(folder: Path) -> list[str]:

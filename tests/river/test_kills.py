@@ -7,6 +7,7 @@ table must equal the quiet one's, row for row, but for the run's own name.
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable
@@ -99,8 +100,9 @@ def test_killed_and_taken_up_every_image_stands_once(
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
 def test_killed_many_times(bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, dict[str, dict[str, object]]]) -> None:
-    kills, seed = 0, 100
+    first = seed = int(os.environ.get("GEOBATCH_SEED", "100"))
+    kills = 0
     while kills < KILLS_IN_TORTURE:
         kills += trial(seed, bucket, tiny, s3, quiet)
         seed += 1
-        print(f"{kills} kills in {seed - 100} runs, every image once")
+        print(f"{kills} kills in {seed - first} runs, every image once", flush=True)
