@@ -8,10 +8,11 @@
 Training minimises Σ_t w_t · CE(s_t) / Σ_t w_t with w_t falling from 2 to 1 (w_t = 2 - t/20).
 
 Where we deviate, each a setting that `GeoToken.paper()` and `Sampling` leave as published: children may be numbered by
-quadrant instead of along the Hilbert curve, a token's embedding may carry a summary of its prefix, a neighbour's cosine
-may be given as a number, and the place may be chosen by expected loss over the draws (`select`). Sampling shares prefixes
-between the K draws, which changes its cost and not its distribution (`sample`). Not here yet: the text tower, the reward
-model, the judge.
+quadrant instead of along the Hilbert curve, a token's embedding may carry a summary of its prefix, each step may be told
+where the neighbours lie in the cell so far (`relative`), the first neighbour may be the place between the gallery's images
+(`neighbours`), a neighbour's cosine may be given as a number, and the place may be chosen by expected loss over the draws
+(`select`). Sampling shares prefixes between the K draws, which changes its cost and not its distribution (`draws`). Not
+here yet: the text tower, the reward model, the judge.
 
 Nothing is imported here: a Retrieve actor must not pay two seconds for torch because Sample lives beside it.
 """
