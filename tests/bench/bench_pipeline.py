@@ -30,7 +30,7 @@ from geobatch.sink import Run, Stamp, Write, begin, open_run
 from geobatch.store import Store, StoreConfig
 
 DEMO = Path(".demo")
-SHARD_ROWS, ROUNDS, COPIES = 128, 3, 4
+SHARD_ROWS, ROUNDS, COPIES = 128, 3, 2
 
 
 def run() -> list[dict[str, object]]:
