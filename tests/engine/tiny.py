@@ -2,7 +2,7 @@
 
 `gemma3(folder)` and `qwen25vl(folder)` write a folder that `transformers` and vLLM load as they load the published ones:
 config, weights (safetensors, float32), image processor, tokenizer and chat template. Sizes: 2 layers of width 64 in the
-language model and 1 or 2 of width 32 in the vision tower, 56-pixel pictures of 16 tokens. The tokenizer is a byte-level BPE
+language model and 1 or 2 of width 32 in the vision tower, 56-pixel pictures of 16 tokens. The tokenizer is a BPE
 trained on `CORPUS`, where every digit is a token of its own, as in both published families.
 
 Gemma's newline runs must be tokens (vLLM's processor joins them around a picture), and its pooling head is off
@@ -12,12 +12,14 @@ Gemma's newline runs must be tokens (vLLM's processor joins them around a pictur
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CORPUS = [
@@ -57,32 +59,27 @@ QWEN_TEMPLATE = (
 )
 
 
-def _tokenizer(special: tuple[str, ...], newlines: bool) -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\d|\n+| ?[^\s\d]+|\s"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = decoders.ByteLevel()
+def _tokenizer(special: list[str]) -> Tokenizer:
+    """A BPE over characters with bytes to fall back on, as Gemma's is: a newline is the token "\\n"."""
+    made = Tokenizer(models.BPE(byte_fallback=True, unk_token=None))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d|\n+| ?[^\s\d]+|\s"), "isolated")
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
-        special_tokens=list(special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=800,
+        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=[chr(code) for code in range(32, 127)],
         show_progress=False,
     )
-    made.train_from_iterator([*CORPUS, *(["\n\n\n\n", "\n\n\n", "\n\n"] * 3 if newlines else [])], trainer)
+    made.train_from_iterator([*CORPUS, *["\n\n\n\n", "\n\n\n", "\n\n"] * 3], trainer)
+    missing = [run for run in ("\n", "\n\n", "\n\n\n", "\n\n\n\n") if len(made.encode(run).ids) != 1]
+    assert not missing, f"newline runs that are no token: {missing}"
     return made
 
 
 @cache
 def _gemma_tokenizer() -> Any:
-    made = _tokenizer(tuple(GEMMA_SPECIAL), newlines=True)
-    missing = [run for run in ("\n", "\n\n", "\n\n\n", "\n\n\n\n") if len(made.encode(run).ids) != 1]
-    assert not missing, f"newline runs that are no token: {missing}"
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=_tokenizer(GEMMA_SPECIAL),
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
@@ -100,7 +97,7 @@ def _gemma_tokenizer() -> Any:
 @cache
 def _qwen_tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(tuple(QWEN_SPECIAL), newlines=False),
+        tokenizer_object=_tokenizer(QWEN_SPECIAL),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=QWEN_TEMPLATE,
@@ -173,10 +170,10 @@ def qwen25vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> P
             "hidden_size": width,
             "intermediate_size": 2 * width,
             "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": width // 32,  # vLLM on a CPU knows heads of 32 and more
+            "num_key_value_heads": 1,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
             "bos_token_id": ids("<|endoftext|>"),
             "eos_token_id": ids("<|im_end|>"),
             "pad_token_id": ids("<|endoftext|>"),
@@ -210,6 +207,15 @@ def _save(folder: Path, architecture: Any, config: Any, processor: Any, ends: li
         model = architecture(config).float().eval()
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
+    _published_names(folder / "model.safetensors")
     processor.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps({"seed": seed, "weights": "random"}))
     return folder
+
+
+def _published_names(weights: Path) -> None:
+    """The vision tower's names as the published Gemma 3 has them; transformers 5.19 saves them without "vision_model"."""
+    tensors = load_file(weights)
+    published = {re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name): tensor
+                 for name, tensor in tensors.items()}  # fmt: skip
+    save_file(published, weights, metadata={"format": "pt"})
