@@ -6,10 +6,11 @@ STAMP  := $(VENV)/.installed
 
 .PHONY: demo test check torture bench lock clean
 
-$(STAMP): pyproject.toml .lock/requirements.txt
+$(STAMP): pyproject.toml .lock/requirements.txt .lock/install_vllm.py .lock/mend.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "geobatch needs Python >= 3.11; name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint .lock/requirements.txt --editable '.[cpu,test]'
+	$(BIN)/python .lock/install_vllm.py
 	@touch $@
 
 demo: $(STAMP)
@@ -32,7 +33,7 @@ bench: $(STAMP)
 
 # The exact versions of this machine's .venv become the locked ones.
 lock: $(STAMP)
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > .lock/requirements.txt
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+c[pu][u0-9]*$$//' > .lock/requirements.txt
 
 clean:
 	rm -rf $(VENV) .demo .bench .torture

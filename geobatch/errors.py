@@ -26,8 +26,14 @@ REASONS: dict[str, str] = {
     "broken": "truncated or corrupt",
     "too_many_pixels": "more pixels than --decode.max-pixels; raise it if such images are wanted",
     "out_of_memory": "decoding asked for more memory than its sandbox may take",
-    "timeout": "decoding took longer than its deadline",
-    "crashed": "decoding killed its sandbox",
+    "timeout": "decoding, or the model's reply, took longer than its deadline",
+    "crashed": "it killed its decoder's sandbox, or the model's engine whenever it was asked",
+    # a multimodal LLM
+    "too_long": "the prompt with its picture is longer than the model's context; raise --generator.context",
+    "unparsed": "no reply could be read as a place; the detail begins with what was replied",
+    "refused": "the model declined to answer",
+    "out_of_range": "the reply's coordinates are not on Earth",
+    "cut_off": "the reply reached the token limit before its answer was complete; raise the limit",
     # any later stage
     "no_place": "an image for a gallery or for training without coordinates in the truth file or its EXIF",
     "failed": "the stage raised on this image while the rest of its batch went through; the detail has the error",

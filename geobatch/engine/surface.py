@@ -143,7 +143,7 @@ def _tangent(at: Floats) -> tuple[Floats, Floats]:
     pole = np.where(np.abs(at[:, 2:]) < 0.9999999, np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 1.0, 0.0]]))
     east = np.cross(pole, at)
     east /= np.linalg.norm(east, axis=1, keepdims=True)
-    return east, np.cross(at, east)
+    return east, np.asarray(np.cross(at, east), np.float64)
 
 
 def _fit(flat: Floats, vectors: Vectors, weight: Floats, smoothing: float) -> Floats:

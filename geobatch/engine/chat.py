@@ -1,0 +1,82 @@
+"""The model's own processor: chat messages become its prompt, sampled tokens become text that knows where each began.
+
+Both backends render with the template that came with the model, so that what is trained on is what is asked. The template
+writes the beginning-of-text token itself, and tokenizers that would add a second one are told not to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from geobatch.errors import UserError
+
+
+class Chat:
+    """Prompts and tokens of one model.
+
+    Args:
+        model: folder or hub name.
+
+    Raises:
+        UserError: it has no processor with a chat template.
+    """
+
+    def __init__(self, model: str) -> None:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            self.processor: Any = transformers.AutoProcessor.from_pretrained(model)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{model} has no processor that loads ({str(error).splitlines()[0]}); give a vision-language "
+                            "model's whole folder") from None  # fmt: skip
+        self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
+        if not (getattr(self.processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)):
+            raise UserError(f"{model} has no chat template; add its chat_template.jinja, as instruction-tuned models have one")
+        if self.tokenizer is self.processor:
+            raise UserError(f"{model} reads no pictures; give a vision-language model")
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt up to where the reply begins."""
+        text: str = self.processor.apply_chat_template([dict(each) for each in messages], tokenize=False,
+                                                       add_generation_prompt=True)  # fmt: skip
+        return text
+
+    def decode(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """The text without special tokens, and where in it each token begins.
+
+        Bytes that make a character together begin where the character does; tokens without text where the next text does.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        inner = self.tokenizer.backend_tokenizer
+        stream, text, offsets = DecodeStream(ids=[], skip_special_tokens=True), "", []
+        for token in tokens:
+            offsets.append(len(text))
+            text += stream.step(inner, token) or ""
+        return text, tuple(offsets)
+
+
+def image(picture: npt.NDArray[np.uint8]) -> Image.Image:
+    """A picture (H, W, 3) as the image processors take it."""
+    return Image.fromarray(picture)
+
+
+def adapter_rank(adapter: Path) -> int:
+    """The rank of a PEFT adapter.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    import json
+
+    try:
+        return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{adapter} is no LoRA adapter ({error}); give a folder with adapter_config.json") from None

@@ -1,0 +1,51 @@
+"""The generator that a model's folder asks for: a table, vLLM, or transformers where vLLM is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from geobatch.engine import scripted
+from geobatch.engine.generator import Generator
+from geobatch.engine.request import Backend, GeneratorConfig
+from geobatch.errors import UserError
+
+
+def serve(model: str, config: GeneratorConfig | None = None, adapter: Path | None = None) -> Generator:
+    """Starts the model and returns the desk in front of it.
+
+    Args:
+        model: folder or hub name of a vision-language model, or a folder with a `scripted.json`.
+        config: see `GeneratorConfig`.
+        adapter: folder of a PEFT adapter, or None.
+
+    Raises:
+        UserError: nothing here can serve it.
+        MachineError: it does not start.
+    """
+    config = config or GeneratorConfig()
+    return Generator(_backend(model, config, adapter), in_flight=config.in_flight, deadline_s=config.deadline_s)
+
+
+def chosen(model: str, config: GeneratorConfig) -> str:
+    """Who will compute: "scripted", "vllm" or "transformers"."""
+    if (Path(model) / scripted.FILE).is_file():
+        return "scripted"
+    if config.backend == "auto":
+        return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
+    return config.backend
+
+
+def _backend(model: str, config: GeneratorConfig, adapter: Path | None) -> Backend:
+    kind = chosen(model, config)
+    if kind == "scripted":
+        return scripted.Scripted.load(Path(model))
+    if kind == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("vLLM is not installed here; install vllm, or use --generator.backend transformers")
+        from geobatch.engine.served import Served
+
+        return Served(model, config, adapter)
+    from geobatch.engine.plain import Plain
+
+    return Plain(model, config, adapter)
