@@ -152,8 +152,27 @@ LABELLED = pa.schema(
     ]
 )
 
+#: One row of a teacher's captions.
+CAPTIONS = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("latitude", pa.float64()),  # the truth
+        pa.field("longitude", pa.float64()),
+        pa.field("image", pa.large_binary()),  # the picture the teacher saw, as JPEG or PNG
+        pa.field("dhash", pa.uint64()),
+        pa.field("caption", pa.string()),  # geo-caption JSON; null: an answer without reasoning
+        pa.field("answer_latitude", pa.float64()),  # the caption's
+        pa.field("answer_longitude", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        *FATE,
+    ]
+)
+
 #: Kinds of tables that are not of places, by the name their runs give as method.
-LAYOUTS = {"gallery": GALLERY, "pictures": LABELLED}
+LAYOUTS = {"gallery": GALLERY, "pictures": LABELLED, "captions": CAPTIONS}
 
 
 def empty_columns(fields: list[pa.Field], rows: int) -> dict[str, pa.Array]:
