@@ -75,7 +75,7 @@ class Plan:
     """Length of a usual sequence."""
 
     logits: int = 2_048
-    """Positions of the answer whose logits exist at once, a sequence."""
+    """Positions of answers whose logits exist at once, all sequences together (`student.LOGITS`)."""
 
     micro_batch: int = 1
     """Sequences that go through a GPU together."""
@@ -176,7 +176,7 @@ def need(model: Layout, adapters: int, plan: Plan, tokens: int | None = None) ->
     kept = plan.micro_batch * (2 * model.hidden * tokens * (model.layers + 1) + mask_bytes(model, tokens))
     moments = (
         plan.micro_batch * tokens * layer_bytes(model, plan.targets),
-        plan.micro_batch * min(tokens, plan.logits) * model.vocabulary * _LOGIT,
+        min(plan.micro_batch * tokens, plan.logits) * model.vocabulary * _LOGIT,
         plan.micro_batch * tower_bytes(model, plan.pixels) - kept,  # nothing is kept yet when the tower runs
         8 * own - kept,  # nothing is kept any more when AdamW steps
     )
@@ -260,9 +260,7 @@ def _verdict(model: Layout, adapters: int, plan: Plan, long: Need) -> str:
         kind: [largest(model, adapters, replace(plan, sharding=kind), tokens) for tokens in (plan.tokens, plan.typical)]
         for kind in kinds
     }
-    room = "; ".join(
-        f"{kind}: {a} sequences of {plan.tokens:,} tokens, {b} of {plan.typical:,}" for kind, (a, b) in sizes.items()
-    )
+    room = "; ".join(f"{kind} {a} of {plan.tokens:,} tokens, {b} of {plan.typical:,}" for kind, (a, b) in sizes.items())
     text = f"largest micro-batch that fits: {room}"
     if long.total <= FILLED * plan.gib * GIB:
         advice = ""
