@@ -15,8 +15,11 @@ Ray's report is a barrier of 20 to 50 ms, so progress goes another way: rank 0 t
 second, which the driver asks while it waits. Start-up of two workers on two cores takes about 10 s, most of
 it importing torch and transformers twice.
 
-Not covered: elastic groups (the batch is shared equally, so another number of workers is another partition
-of it), sharded parameters (FSDP).
+Workers hold the same parameters and average gradients (DDP), or each holds a part of every layer and borrows the rest
+while it computes (`parallel="fsdp"`, see `shard`). What a checkpoint holds is the trainee's choice: a trainee of adapters
+saves no frozen base.
+
+Not covered: elastic groups (the batch is shared equally, so another number of workers is another partition of it).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import ray
 import torch
@@ -39,6 +42,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 
 from geobatch.errors import MachineError, UserError
+from geobatch.train.shard import shard
 
 _STATE, _MODEL = "state.pt", "model"
 _POLL_SECONDS = 0.5
@@ -53,6 +57,9 @@ class Loop:
 
     gpu: bool = False
     """Whether each worker gets a GPU of its own."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Whether each worker holds the whole model, or a part of each layer, for models that no single GPU can train."""
 
     cpus: float = 1.0
     """CPUs, and threads, of each worker."""
@@ -78,6 +85,9 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     wrap: Callable[[nn.Module], nn.Module] = field(default=lambda module: module)
+    sharded: bool = False  # `wrap` spreads the parameters: hand it a model in host memory
+    local_rank: int = 0
+    local_world: int = 1
 
 
 class Trainee(Protocol):
@@ -93,13 +103,21 @@ class Trainee(Protocol):
         """Makes one step; returns its loss."""
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs, tensors and plain values."""
+        """All that `restore` needs, tensors and plain values; called on every rank, so that it may gather."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`."""
 
     def save(self, folder: Path) -> None:
-        """Writes the trained model; called on rank 0 after the last step."""
+        """Writes the trained model; called on rank 0 after the last step, straight after `state`."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A trainee that knows more of itself than its loss."""
+
+    def figures(self) -> dict[str, float]:
+        """Named figures for the report and for what `fit` returns."""
 
 
 def fit(
@@ -120,7 +138,7 @@ def fit(
 
     Returns:
         "loss" of the last step, "steps", "seconds" of stepping, "seconds_a_step", "start_seconds",
-        "peak_mib" of rank 0.
+        "peak_mib" of rank 0, and what a `Measured` trainee says at the end.
 
     Raises:
         UserError: Ray is not running, or it has fewer CPUs or GPUs than the workers ask for.
@@ -178,12 +196,11 @@ def _train(told: dict[str, Any]) -> None:
     """One worker, from its first line to its last."""
     loop: Loop = told["loop"]
     context = train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
     if not loop.gpu:
         torch.set_num_threads(max(1, int(loop.cpus)))
     device = train.torch.get_device()
-    worker = Worker(rank, world, str(device), nn.parallel.DistributedDataParallel) if world > 1 else Worker(device=str(device))
-    trainee: Trainee = told["make"](worker)
+    trainee: Trainee = told["make"](_worker(loop, context, str(device)))
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -203,17 +220,33 @@ def _train(told: dict[str, Any]) -> None:
                 "seconds_a_step": spent / max(trainee.step - first, 1),
                 "start_seconds": started - told["called"],
                 "peak_mib": _peak_mib(),
+                **(trainee.figures() if isinstance(trainee, Measured) else {}),
             }
             _report(trainee, metrics, rank)
 
 
+def _worker(loop: Loop, context: Any, device: str) -> Worker:
+    if context.get_world_size() == 1 and loop.parallel == "ddp":
+        return Worker(device=device)
+    return Worker(
+        context.get_world_rank(),
+        context.get_world_size(),
+        device,
+        shard if loop.parallel == "fsdp" else nn.parallel.DistributedDataParallel,
+        loop.parallel == "fsdp",
+        context.get_local_rank(),
+        context.get_local_world_size(),
+    )
+
+
 def _report(trainee: Trainee, metrics: dict[str, float], rank: int) -> None:
     """A barrier: every worker reports, rank 0 with the checkpoint."""
+    state = trainee.state()
     if rank:
         train.report(metrics, checkpoint=None)
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(trainee.state(), Path(folder) / _STATE)
+        torch.save(state, Path(folder) / _STATE)
         if trainee.step == trainee.steps:
             trainee.save(Path(folder) / _MODEL)
         train.report(metrics, checkpoint=Checkpoint.from_directory(folder))

@@ -1,0 +1,198 @@
+"""Low-rank adapters on a vision-language model: where they go, how many numbers they are, and the folder vLLM loads.
+
+LoRA (arXiv 2106.09685) adds (alpha / r)·B·A to a frozen projection W. A starts as Kaiming noise, here drawn on the CPU module
+by module in the order of their names, so that neither the device nor the number of workers changes it; B starts as zeros.
+Adapters are float32 whatever the base is: at a learning rate of 2e-5 a bfloat16 weight of 0.01 does not move, its steps are
+6e-5 wide.
+
+The modules are chosen by name: the seven projections of every layer of the language model, and of the vision tower only if
+asked. The short names alone would not do, since SigLIP's attention and Qwen's vision blocks use the same ones. The choice is
+kept as one regular expression of the full names, which peft and vLLM read.
+
+What `save` writes is what peft's own `save_pretrained` writes, minus its template of a model card and its question to the hub
+whether the base has another vocabulary.
+
+Not covered: DoRA, rsLoRA, adapters on embeddings or heads; vLLM refuses the first and the last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from geobatch.errors import UserError
+
+#: Full names of what may be adapted, by the base's `model_type`: language model, vision tower.
+PLACES = {
+    "gemma3": (
+        r"model\.language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)",
+        r"model\.vision_tower(?:\.vision_model)?\.encoder\.layers\.\d+\.(?:self_attn\.(?:[qkv]|out)_proj|mlp\.fc[12])",
+    ),
+    "qwen2_5_vl": (
+        r"model\.language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)",
+        r"model\.visual\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:gate|up|down)_proj)",
+    ),
+}
+
+#: What peft calls the one adapter of a model, and puts into the names of its parameters.
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """The adapters."""
+
+    rank: int = 32
+    """Rank of each adapter (r)."""
+    alpha: int = 64
+    """Numerator of the scale alpha / r of each adapter."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs dropped in training."""
+    vision: bool = False
+    """Whether the vision tower is adapted as well as the language model."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise UserError(
+                f"LoRA of rank {self.rank}, alpha {self.alpha} and dropout {self.dropout} is none; "
+                "use a rank and an alpha of at least 1 and a dropout below 1"
+            )
+
+    def pattern(self, model_type: str) -> str:
+        """A regular expression of the full names of the adapted modules.
+
+        Raises:
+            UserError: no names are known for this kind of model.
+        """
+        if model_type not in PLACES:
+            raise UserError(f"no LoRA modules are known for a {model_type!r} model; use one of {', '.join(PLACES)}")
+        language, vision = PLACES[model_type]
+        return f"(?:{language}|{vision})" if self.vision else f"(?:{language})"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is trained of a model.
+
+    Args:
+        modules: how many modules of each short name are adapted.
+        trainable: parameters in the adapters.
+        total: parameters of the base and the adapters.
+    """
+
+    modules: dict[str, int]
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        modules = ", ".join(f"{name} × {count}" for name, count in sorted(self.modules.items()))
+        share = 100 * self.trainable / self.total
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({share:.2f} %), in {modules}"
+
+
+def attach(model: nn.Module, lora: LoRA, seed: int = 0) -> peft.PeftModel:
+    """`model` frozen, with fresh adapters (in place); its `config.model_type` says where they go.
+
+    Raises:
+        UserError: no names are known for this kind of model, or it has no module of those names.
+    """
+    kind = str(cast(Any, model).config.model_type)
+    pattern = lora.pattern(kind)
+    if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
+        raise UserError(f"this {kind} model has no module named {pattern}; use another version of its weights")
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=pattern,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=getattr(model, "name_or_path", None),
+    )
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(trainable(adapted)):
+        if ".lora_A." in name:
+            noise = torch.empty(parameter.shape, dtype=torch.float32)
+            nn.init.kaiming_uniform_(noise, a=5**0.5, generator=generator)
+            parameter.data.copy_(noise)
+    return adapted
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of the adapters."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def counts(model: nn.Module) -> Counts:
+    """What `model` trains; of a model on the `meta` device, too."""
+    parameters = list(model.parameters())
+    names = Counter(name.split(".lora_A.")[0].rsplit(".", 1)[-1] for name, _ in trainable(model) if ".lora_A." in name)
+    return Counts(
+        dict(names), sum(each.numel() for each in parameters if each.requires_grad), sum(each.numel() for each in parameters)
+    )
+
+
+def tensors(
+    model: nn.Module, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor.detach().cpu().clone()
+) -> dict[str, Tensor]:
+    """The adapters by their names in `adapter_model.safetensors`.
+
+    Args:
+        whole: what makes a parameter a tensor on the CPU; for a sharded model, one that gathers.
+    """
+    return {_outside(name): whole(parameter) for name, parameter in trainable(model)}
+
+
+@torch.no_grad()
+def put(
+    model: nn.Module, adapters: dict[str, Tensor], parted: Callable[[Tensor, Tensor], Tensor] = lambda full, like: full
+) -> None:
+    """Puts adapters as `tensors` gives them into a model that has the same.
+
+    Args:
+        parted: what makes a whole tensor one like the parameter; for a sharded model, this worker's part.
+
+    Raises:
+        ValueError: their names differ.
+    """
+    own = {_outside(name): parameter for name, parameter in trainable(model)}
+    if own.keys() != adapters.keys():
+        odd = sorted(own.keys() ^ adapters.keys())
+        raise ValueError(f"{len(odd)} adapters are on one side only, {odd[0]} for one")
+    for name, parameter in own.items():
+        parameter.copy_(parted(adapters[name], parameter))
+
+
+def save(adapters: dict[str, Tensor], config: peft.LoraConfig, folder: Path) -> None:
+    """Writes a PEFT adapter folder: `adapter_model.safetensors` and `adapter_config.json`.
+
+    Args:
+        adapters: as `tensors` gives them.
+        config: `model.peft_config["default"]`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: each.contiguous() for name, each in adapters.items()}, folder / "adapter_model.safetensors", {"format": "pt"}
+    )
+    before, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(str(folder))
+    config.inference_mode = before
+
+
+def config_of(model: nn.Module) -> Any:
+    """The adapter's config, wherever in `model` peft put it."""
+    return next(part.peft_config[_ADAPTER] for part in model.modules() if isinstance(part, peft.PeftModel))
+
+
+def _outside(name: str) -> str:
+    """A parameter's name as the files have it: without peft's name of the adapter and without what wraps the model."""
+    return name[name.index("base_model.model.") :].replace(f".{_ADAPTER}.weight", ".weight")
