@@ -112,10 +112,18 @@ def angles(text: str) -> Iterator[Angle]:
         # "48.85-49.10" is a range, "a-48" a name; "+48.8584+002.2945" (ISO 6709) is a place.
         if found["sign"] and not found["before"] and touches and not (signed and found.start() == end):
             continue
-        if found["before"] and found[0][1:].isdigit():
+        if (found["before"] and found[0][1:].isdigit()) or _is_item(text, found):
             continue
         end, signed = found.end(), angle.signed
         yield from _split(angle, found)
+
+
+def _is_item(text: str, found: re.Match[str]) -> bool:
+    """Whether this is the number of a list's item: "2. " or "2) " where a line begins."""
+    if not found[0].isdigit() or text[found.end() : found.end() + 2] not in (". ", ") "):
+        return False
+    line = text.rfind("\n", max(0, found.start() - 8), found.start()) + 1
+    return (line > 0 or found.start() <= 8) and not text[line : found.start()].strip(" #*>-")
 
 
 def _angle(found: re.Match[str]) -> Angle:

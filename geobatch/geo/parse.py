@@ -6,8 +6,8 @@ a bare pair by the order, latitude first. A bare pair in the other order is refu
 may as well be a slip of the pen. (0, 0) is a place like any other where it is written.
 
 Prose is full of numbers, so a bare pair counts only if something says that it is a place: two decimals or more in both, a
-bracket around just the two, degree signs, a word such as "coordinates" before it, or nothing else on its line. Longer rows of
-bare numbers are pairs only if their separators alternate ("1.20, 3.40; 5.60, 7.80"), else ambiguous.
+decimal in both and a bracket around just the two, degree signs, a word such as "coordinates" before it, or nothing else on its
+line. Longer rows of bare numbers are pairs only if their separators alternate ("1.20, 3.40; 5.60, 7.80"), else ambiguous.
 
 Work is linear in the text: about 2 MB/s of prose, and 80 kB/s where every second character is a number. Not covered:
 what `geobatch.geo.angle` does not, and the place of a name.
@@ -63,6 +63,8 @@ _POINT = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\w")
+#: A sentence ends between two numbers.
+_ENDS = re.compile(r"[.!?]\s")
 _DASHED = re.compile(r"(?<![^\W_])(?:lat(?:itude)?|lng|long?(?:itude)?)(?P<dash>-| ?- )$", re.IGNORECASE)
 _NOT_A_NUMBER = re.compile(
     r"(?<![^\W_])(?:lat(?:itude)?|lng|long?(?:itude)?)[\"' ]*+[:=]?+[\"' ]*+[+-]?+(?:nan|inf(?:inity)?)\b", re.IGNORECASE
@@ -191,7 +193,7 @@ def _led(text: str, number: Angle) -> bool:
 
 def _near(text: str, first: Angle, second: Angle) -> bool:
     gap = text[first.end : second.start]
-    return len(gap) <= _REACH and not _WORD.search(_FILLER.sub("", _LABEL.sub("", gap)))
+    return len(gap) <= _REACH and not _ENDS.search(gap) and not _WORD.search(_FILLER.sub("", _LABEL.sub("", gap)))
 
 
 def _complete(text: str, first: Angle, second: Angle) -> tuple[Angle, Angle] | None:
@@ -249,7 +251,7 @@ def _said(text: str, run: Sequence[Angle]) -> bool:
     """Whether bare numbers are said to be a place."""
     if len(run) > 1 and (all(angle.decimals >= 2 for angle in run) or all(angle.marked for angle in run)):
         return True
-    if _enclosed(text, run) and len(run) == 2:
+    if _enclosed(text, run) and len(run) == 2 and all(angle.decimals for angle in run):
         return True
     first, last = run[0].start, run[-1].end
     start = text.rfind("\n", max(0, first - _REACH), first) + 1

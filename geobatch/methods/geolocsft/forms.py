@@ -24,6 +24,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from geobatch.geo.angle import angles, plain
+
 Form = Literal["tag", "json"]
 
 #: What a student writes as `image_id`.
@@ -166,13 +168,14 @@ _BETRAYING = re.compile(
 def leaks(caption: dict[str, Any], latitude: float, longitude: float) -> bool:
     """Whether a caption's reasoning betrays the truth its author was given.
 
-    Reasoning is every string outside `answer`. It leaks with a decimal of two or more places within 0.01° of a coordinate, sign
-    left out; the strings of `answer`, too, leak with words such as "given coordinates".
+    Reasoning is every string outside `answer`. It leaks with a decimal of two or more places, or degrees and minutes, within
+    0.01° of a coordinate, sign left out; the strings of `answer`, too, leak with words such as "given coordinates".
     """
     reasoning = "\n".join(_strings({key: part for key, part in caption.items() if key not in ("answer", "image_id")}))
     if _BETRAYING.search(reasoning) or _BETRAYING.search("\n".join(_strings(caption.get("answer")))):
         return True
     numbers = [float(found.replace(",", ".")) for found in _DECIMAL.findall(reasoning)]
+    numbers += [abs(angle.degrees) for angle in angles(plain(reasoning)) if angle.marked and angle.degrees % 1]
     return any(abs(number - abs(truth)) <= 0.01 for number in numbers for truth in (latitude, longitude))
 
 
