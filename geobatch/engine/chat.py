@@ -6,7 +6,8 @@ writes the beginning-of-text token itself, and tokenizers that would add a secon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,34 @@ class Chat:
     def decode(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """The text without special tokens, and where in it each token begins.
 
-        Bytes that make a character together begin where the character does; tokens without text where the next text does.
+        Token by token where that adds up to the text, as it does for all but characters of several bytes; else by what each
+        token adds to the ones before, where bytes that make a character together begin where the character does.
         """
-        from tokenizers.decoders import DecodeStream
-
         inner = self.tokenizer.backend_tokenizer
-        stream, text, offsets = DecodeStream(ids=[], skip_special_tokens=True), "", []
-        for token in tokens:
-            offsets.append(len(text))
-            text += stream.step(inner, token) or ""
-        return text, tuple(offsets)
+        text: str = inner.decode(list(tokens), skip_special_tokens=True)
+        pieces = inner.decode_batch([[token] for token in tokens], skip_special_tokens=True)
+        if "".join(pieces) != text:
+            pieces = _added(lambda some: inner.decode(some, skip_special_tokens=True), list(tokens), text)
+        return text, tuple(accumulate(map(len, pieces[:-1]), initial=0)) if pieces else ()
+
+
+def _added(decode: Callable[[list[int]], str], tokens: list[int], text: str) -> list[str]:
+    """What each token adds to a text, "" for one whose character is not complete yet.
+
+    (`tokenizers.DecodeStream` keeps silent over a run of byte tokens, so it is done here; decoding goes on from the last
+    token but one that completed a character, not from the beginning.)
+    """
+    pieces, before, read = [], 0, 0
+    for end in range(1, len(tokens) + 1):
+        known, now = decode(tokens[before:read]), decode(tokens[before:end])
+        if len(now) > len(known) and not now.endswith("\ufffd"):
+            pieces.append(now[len(known) :])
+            before, read = read, end
+        else:
+            pieces.append("")
+    if pieces:
+        pieces[-1] += text[sum(map(len, pieces)) :]
+    return pieces
 
 
 def image(picture: npt.NDArray[np.uint8]) -> Image.Image:
