@@ -59,12 +59,14 @@ _FILLER = re.compile(
 )
 _POINT = re.compile(
     r"(?<![^\W_])(?:coordinates?|coords?|gps|location|position|place|point|answer|centred|centered)(?![^\W_])[^\w.!?]*"
-    r"(?:(?:is|are|at|of|the|about|around|approximately|roughly|would|be|estimate)\b[^\w.!?]*)*$",
+    r"(?:(?:(?:is|are|at|of|the|about|around|approximately|roughly|would|be|estimate)\b[^\w.!?]*)*|[^.!?]*[:=][^\w.!?]*)$",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\w")
 #: A sentence ends between two numbers.
 _ENDS = re.compile(r"[.!?]\s")
+#: The number of a list's item.
+_ITEM = re.compile(r"\A[ #*>-]*[0-9]{1,3}[.)] ")
 _DASHED = re.compile(r"(?<![^\W_])(?:lat(?:itude)?|lng|long?(?:itude)?)(?P<dash>-| ?- )$", re.IGNORECASE)
 _NOT_A_NUMBER = re.compile(
     r"(?<![^\W_])(?:lat(?:itude)?|lng|long?(?:itude)?)[\"' ]*+[:=]?+[\"' ]*+[+-]?+(?:nan|inf(?:inity)?)\b", re.IGNORECASE
@@ -164,8 +166,7 @@ def _axis(label: str) -> Axis:
 def _dashed(angle: Angle, gap: str) -> Angle:
     """The minus that stands apart from its number, where it can be nothing else."""
     if angle.signed or angle.hemisphere:
-        dashed = angle.signed and re.search(r"[a-z]$", gap, re.IGNORECASE)
-        return replace(angle, fault=("ambiguous", "a dash that may be a minus")) if dashed else angle
+        return angle
     if re.search(r"[:=(\[,][ ]*- $", gap) or (gap == "- " and angle.start == 2):
         return replace(angle, degrees=-angle.degrees + 0.0, signed=True, start=angle.start - 2)
     if _DASHED.search(gap):
@@ -257,7 +258,7 @@ def _said(text: str, run: Sequence[Angle]) -> bool:
     start = text.rfind("\n", max(0, first - _REACH), first) + 1
     if _POINT.search(text, max(start, first - _REACH), first):
         return True
-    head, tail = text[max(start, first - _REACH) : first], text[last : last + _REACH].partition("\n")[0]
+    head, tail = _ITEM.sub("", text[max(start, first - _REACH) : first]), text[last : last + _REACH].partition("\n")[0]
     return not _WORD.search(head + tail) and (len(run) > 1 or len(text) <= _REACH)
 
 
