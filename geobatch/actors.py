@@ -101,6 +101,7 @@ class Hands:
         cpus: CPUs of one actor.
         gpus: GPUs of one actor, fractions allowed.
         memory: bytes of heap one actor asks for; 0 says nothing.
+        at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine.
     """
 
     stage: type[Any]
@@ -109,6 +110,7 @@ class Hands:
     cpus: float = 1.0
     gpus: float = 0.0
     memory: int = 0
+    at_once: int = 1
 
     def __call__(self) -> Any:
         """The stage itself, made here: the river without Ray."""
@@ -130,7 +132,15 @@ def through(dataset: Any, hands: Hands) -> Any:
         return dataset.map_batches(
             _on_slices(hands.stage),
             fn_constructor_args=(hands.make,),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, hands.workers)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=max(1, hands.workers),
+                **(
+                    {"max_concurrent_calls_per_actor": hands.at_once, "enable_true_multi_threading": True}
+                    if hands.at_once > 1
+                    else {}
+                ),
+            ),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=hands.cpus,

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -154,3 +156,12 @@ def _shorter(height: int, width: int, edge: int) -> tuple[int, int]:
 def stack(pictures: list[Any]) -> Tensor:
     """Pictures of one shape, (H, W, 3) uint8 arrays, as one tensor (N, H, W, 3)."""
     return torch.from_numpy(np.stack(pictures))
+
+
+def pictures_of(table: pa.Table) -> list[npt.NDArray[np.uint8]]:
+    """The pictures of PICTURE rows as (H, W, 3) views of Arrow's buffers."""
+    sizes = zip(table["picture_height"].to_pylist(), table["picture_width"].to_pylist(), strict=True)
+    return [
+        np.frombuffer(value.as_buffer(), np.uint8).reshape(height, width, 3)
+        for value, (height, width) in zip(table["picture"], sizes, strict=True)
+    ]

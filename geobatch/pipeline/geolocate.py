@@ -7,19 +7,17 @@ from typing import Any
 
 from geobatch.actors import Hands, cores
 from geobatch.archive.config import ArchiveConfig
-from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
+from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import CARD, beside, card, fingerprint, fingerprint_of, local_folder
+from geobatch.pipeline.folder import fingerprint
+from geobatch.pipeline.methods import choose
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
 
 #: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
 ANSWER_VERSION = 1
-
-#: Each has `Locate` (its settings, a dataclass) and `river(model, gallery, settings, workers)`.
-METHODS = ("geotoken",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,8 @@ class GeolocateBucket:
     output: str
     """Where the table goes: s3://bucket/prefix or a folder. The same command takes up a run that died."""
     model: str
-    """Folder or s3:// prefix of a trained model."""
+    """Folder or s3:// prefix of a trained model; with --method geolocsft also a vision-language model as it was published, by
+    folder or hub name, to be asked zero-shot."""
     gallery: str | None = None
     """Folder or s3:// prefix of a gallery; default: the one that the model's folder names."""
     method: str | None = None
@@ -47,6 +46,8 @@ class GeolocateBucket:
     """How pictures are decoded."""
     geotoken: geotoken.Locate = field(default_factory=geotoken.Locate)
     """Settings of the method GeoToken."""
+    geolocsft: geolocsft.Locate = field(default_factory=geolocsft.Locate)
+    """Settings of the method GeoLocSFT."""
     no_exif: bool = False
     """Leave EXIF coordinates and capture time out of the table."""
     coarsen: float = 0.0
@@ -70,31 +71,17 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         UserError: something about the arguments or the output must be resolved first.
         MachineError: workers kept failing; the same call takes the run up again.
     """
-    store = Store(config.store)
-    model = local_folder(store, config.model, "model")
-    about = card(model)
-    method = config.method or about["method"]
-    if method not in METHODS:
-        raise UserError(f"there is no method {method!r}; use one of {', '.join(METHODS)}")
-    if method != about["method"]:
-        raise UserError(f"{config.model} is a model of {about['method']}, not of {method}; leave --method out")
-    named = config.gallery or (beside(config.model, about["gallery"]) if about.get("gallery") else None)
-    if named is None:
-        raise UserError(f"{config.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
-    gallery = local_folder(store, named, "gallery")
-    settings = getattr(config, method)
+    workers = config.workers or cores()
+    chosen = choose(Store(config.store), config, workers)
     decode = replace(config.decode, exif=not config.no_exif)
     decides = {
         "answer_version": ANSWER_VERSION,
-        "method": method,
-        "model": fingerprint_of(model, leave=(CARD,)),
-        "gallery": geotoken.gallery_fingerprint(gallery),
-        "settings": described(settings),
+        "method": chosen.method,
+        **chosen.decides,
         "decode": described(decode),
         "max_bytes": config.max_bytes,
         "coarsen": config.coarsen,
     }
-    workers = config.workers or cores()
     account = flow(
         Flow(
             archive=ArchiveConfig(
@@ -106,9 +93,9 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
             ),
             output=config.output,
             store=config.store,
-            method=method,
+            method=chosen.method,
             fingerprint=fingerprint(decides),
-            river=[decoding(decode, workers), *geotoken.river(model, gallery, settings, workers)],
+            river=[decoding(decode, workers), *chosen.river],
             coarsen_km=config.coarsen,
             relocate=config.relocate,
             address=config.address,

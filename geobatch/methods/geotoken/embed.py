@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from geobatch.engine.pixels import pictures_of
 from geobatch.engine.vision import Precision, Vision
 from geobatch.stage import Stage
 
@@ -30,12 +30,3 @@ class Embed(Stage):
         found = self.vision.encode(pictures_of(table))
         offsets = np.arange(len(found) + 1, dtype=np.int32) * found.shape[1]
         return table.append_column(self.adds[0], pa.ListArray.from_arrays(offsets, pa.array(found.ravel())))
-
-
-def pictures_of(table: pa.Table) -> list[npt.NDArray[np.uint8]]:
-    """The pictures of PICTURE rows as (H, W, 3) views of Arrow's buffers."""
-    sizes = zip(table["picture_height"].to_pylist(), table["picture_width"].to_pylist(), strict=True)
-    return [
-        np.frombuffer(value.as_buffer(), np.uint8).reshape(height, width, 3)
-        for value, (height, width) in zip(table["picture"], sizes, strict=True)
-    ]

@@ -1,0 +1,148 @@
+"""Which method locates, with which folders, and what of all that decides a row.
+
+A model folder with a card (`geobatch.json`) names its method. A vision-language model as it was published has none: it is asked
+zero-shot with `--method geolocsft`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from geobatch.actors import Hands
+from geobatch.engine import scripted
+from geobatch.errors import UserError
+from geobatch.methods.geolocsft import locate as geolocsft
+from geobatch.methods.geotoken import locate as geotoken
+from geobatch.pipeline.flow import described
+from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, local_folder
+from geobatch.store import Store
+
+#: Each has `Locate`, its settings.
+METHODS = ("geotoken", "geolocsft")
+
+
+class Asked(Protocol):
+    """What of the job's arguments is read here."""
+
+    @property
+    def model(self) -> str:
+        """Folder, s3:// prefix or hub name."""
+
+    @property
+    def gallery(self) -> str | None:
+        """Folder or s3:// prefix."""
+
+    @property
+    def method(self) -> str | None:
+        """Name of the method."""
+
+    @property
+    def geotoken(self) -> geotoken.Locate:
+        """Settings."""
+
+    @property
+    def geolocsft(self) -> geolocsft.Locate:
+        """Settings."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method that is ready to be put into a river.
+
+    Fields:
+        method: its name.
+        decides: what of model, gallery and settings decides a row, as JSON.
+        river: its stages, from pictures to places.
+    """
+
+    method: str
+    decides: dict[str, Any]
+    river: list[Hands]
+
+
+def choose(store: Store, asked: Asked, workers: int) -> Chosen:
+    """Resolves the job's model.
+
+    Raises:
+        UserError: there is no such method or folder, or they do not fit each other.
+    """
+    if asked.method is not None and asked.method not in METHODS:
+        raise UserError(f"there is no method {asked.method!r}; use one of {', '.join(METHODS)}")
+    if asked.method == "geolocsft" and not _carded(store, asked.model):
+        who = geolocsft.Student(base=base_of(store, asked.model), form=asked.geolocsft.form)
+        return _geolocsft(store, asked, who, {}, workers)
+    folder = local_folder(store, asked.model, "model")
+    about = card(folder)
+    if asked.method not in (None, about["method"]):
+        raise UserError(f"{asked.model} is a model of {about['method']}, not of {asked.method}; leave --method out")
+    if about["method"] == "geotoken":
+        return _geotoken(store, asked, folder, about, workers)
+    if about["method"] == "geolocsft":
+        named = str(about["base"])
+        who = geolocsft.Student(
+            base=base_of(store, beside(asked.model, named) if is_path(named) else named),
+            adapter=str(folder / about["adapter"]),
+            form=about["form"],
+        )
+        return _geolocsft(
+            store, asked, who, {"adapter": fingerprint_of(folder / about["adapter"], leave=("README.md",))}, workers
+        )
+    raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name is a place in a file system or bucket; else it is one on the Hugging Face hub."""
+    return name.startswith(("s3://", "file://", "/", ".")) or Path(name).is_dir()
+
+
+def base_of(store: Store, name: str) -> str:
+    """A base model as a local folder; one of the hub from its cache, or fetched unless HF_HUB_OFFLINE forbids it.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    if is_path(name):
+        return str(local_folder(store, name, "base model"))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{name} is no folder here and the Hugging Face hub did not give it ({type(error).__name__}); give a "
+                        "folder, or fetch it first") from None  # fmt: skip
+
+
+def _carded(store: Store, model: str) -> bool:
+    return is_path(model) and (local_folder(store, model, "model") / CARD).is_file()
+
+
+def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], workers: int) -> Chosen:
+    named = asked.gallery or (beside(asked.model, about["gallery"]) if about.get("gallery") else None)
+    if named is None:
+        raise UserError(f"{asked.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
+    gallery = local_folder(store, named, "gallery")
+    decides = {
+        "model": fingerprint_of(folder, leave=(CARD,)),
+        "gallery": geotoken.gallery_fingerprint(gallery),
+        "settings": described(asked.geotoken),
+    }
+    return Chosen("geotoken", decides, geotoken.river(folder, gallery, asked.geotoken, workers))
+
+
+def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict[str, Any], workers: int) -> Chosen:
+    settings = asked.geolocsft
+    base = Path(who.base)
+    if not (base / "config.json").is_file() and not (base / scripted.FILE).is_file():
+        raise UserError(f"{who.base} holds no vision-language model (no config.json); give the whole folder of one")
+    decides = {**geolocsft.decides(who, settings), "base": fingerprint_of(base, leave=("README.md",)), **trained}
+    if settings.hints:
+        if asked.gallery is None or settings.hint_encoder is None:
+            raise UserError("hints come from a gallery and its encoder; give --gallery and --geolocsft.hint-encoder")
+        gallery = local_folder(store, asked.gallery, "gallery")
+        encoder = local_folder(store, settings.hint_encoder, "encoder")
+        decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
+        who = geolocsft.Student(**{**vars(who), "gallery": str(gallery), "encoder": str(encoder)})
+    return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers))
