@@ -134,6 +134,9 @@ def tag(latitude: float, longitude: float) -> str:
 def caption_text(caption: dict[str, Any], form: Form) -> str:
     """What the student is trained to write for a geo-caption: fields in the schema's order, coordinates with five decimals.
 
+    Double quotes become single ones, backslashes slashes, line breaks blanks: where a schema bounds a string's length, xgrammar
+    lets no escape through, and a student should not learn what a guided one cannot write.
+
     Raises:
         ValueError: a field is missing, or coordinates are out of range.
     """
@@ -153,6 +156,7 @@ def caption_text(caption: dict[str, Any], form: Form) -> str:
     return f'{head},"answer":{{"coordinates":{{{numbers}}},"final_location_confirmation":{tail}}}}}'
 
 
+_UNQUOTED = {ord('"'): "'", ord("\\"): "/", **dict.fromkeys(range(32), " ")}
 _DECIMAL = re.compile(r"(?<![0-9])[0-9]{1,3}[.,][0-9]{2,}")
 _BETRAYING = re.compile(
     r"\b(?:given|provided|supplied|stated|known|true|actual|input|reference|target|exact|specified|gps|exif)"
@@ -192,6 +196,7 @@ def degrees(latitude: float, longitude: float) -> tuple[str, str]:
 
 
 def _ordered(value: Any, schema: dict[str, Any], path: str) -> Any:
+    """The value with its fields in the schema's order and its strings in characters that need no escape."""
     if schema["type"] == "object":
         inner = schema["properties"]
         if not isinstance(value, dict) or inner.keys() - value.keys():
@@ -203,7 +208,8 @@ def _ordered(value: Any, schema: dict[str, Any], path: str) -> Any:
         return [_ordered(item, schema["items"], path) for item in value]
     if isinstance(value, bool) or not isinstance(value, str if schema["type"] == "string" else int | float):
         raise ValueError(f"{path} needs a {schema['type']}, not {value!r}")
-    return value
+    # Half a surrogate pair, which a model may write as an escape, is nothing a file could hold.
+    return " ".join(value.translate(_UNQUOTED).encode(errors="ignore").decode().split()) if isinstance(value, str) else value
 
 
 def _outline(value: Any, depth: int = 0) -> Iterator[str]:
