@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from geobatch.engine.chat import Chat
 from geobatch.errors import UserError
 from geobatch.image.config import DecodeConfig
 from geobatch.image.picture import Decoder
+from geobatch.methods.geolocsft.config import Validation
 from geobatch.methods.geolocsft.prompts import Form, messages, student
 
 #: One training example; `tokens` is its length.
@@ -64,11 +65,11 @@ class Encoded:
         return self.weights.shape[1]
 
 
-class Chat:
-    """A model's own processor and the student's prompt.
+class Encoder:
+    """A model's own chat and the student's prompt.
 
     Args:
-        processor: of `transformers.AutoProcessor`.
+        chat: the one that renders prompts at inference.
         form: how answers are written.
         coordinate_weight: of the tokens that write the answer's coordinates.
 
@@ -76,13 +77,13 @@ class Chat:
         UserError: the chat template does not write an answer where it has one generated, or ends it with no special token.
     """
 
-    def __init__(self, processor: Any, form: Form, coordinate_weight: float = 1.0) -> None:
-        self.processor, self.tokenizer = processor, processor.tokenizer
+    def __init__(self, chat: Chat, form: Form, coordinate_weight: float = 1.0) -> None:
+        self.chat, self.processor, self.tokenizer = chat, chat.processor, chat.tokenizer
         self.coordinate_weight = coordinate_weight
         prompt = student(form)
-        self.prompt: str = processor.apply_chat_template(messages(prompt), add_generation_prompt=True, tokenize=False)
+        self.prompt = chat.render(messages(prompt))
         self.pad_id = int(self.tokenizer.pad_token_id or 0)
-        self.end_ids = self._end(processor.apply_chat_template(messages(prompt, "answer"), tokenize=False))
+        self.end_ids = self._end(self.processor.apply_chat_template(messages(prompt, "answer"), tokenize=False))
 
     def _end(self, chat: str) -> list[int]:
         begins = self.prompt + "answer"
@@ -100,7 +101,7 @@ class Chat:
 
     def question(self, picture: Image.Image) -> dict[str, Tensor]:
         """The prompt and the picture, as the model's forward and `generate` take them; B is 1."""
-        made = self.processor(text=[self.prompt], images=[picture], add_special_tokens=False, return_tensors="pt")
+        made = self.processor(text=[self.prompt], images=[[picture]], add_special_tokens=False, return_tensors="pt")
         return dict(made)
 
     def example(self, picture: Image.Image, answer: str) -> Encoded:
@@ -171,10 +172,17 @@ def batch(examples: list[Encoded], pad_id: int) -> Encoded:
 
 
 class Examples:
-    """N examples in an Arrow file of `EXAMPLES`, mapped into memory; pictures are decoded as they are asked for."""
+    """N examples of an Arrow file of `EXAMPLES`, mapped into memory; pictures are decoded as they are asked for.
 
-    def __init__(self, path: Path, decode: DecodeConfig) -> None:
-        self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    Args:
+        rows: of the file, in the order they are numbered here; default: all.
+    """
+
+    def __init__(self, path: Path, decode: DecodeConfig, rows: npt.NDArray[np.int64] | None = None) -> None:
+        whole = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self.rows = np.arange(len(whole)) if rows is None else rows
+        self.pictures = whole["image"]
+        self.table = whole.drop_columns(["image"]).take(pa.array(self.rows))
         self.lengths: npt.NDArray[np.int64] = self.table["tokens"].to_numpy().astype(np.int64)
         self.decoder = Decoder(decode)
 
@@ -183,7 +191,7 @@ class Examples:
 
     def picture(self, row: int) -> Image.Image:
         """Upright RGB of bounded size, as the main job makes it."""
-        found = self.decoder.decode(self.table["image"][row].as_buffer().to_pybytes())
+        found = self.decoder.decode(self.pictures[int(self.rows[row])].as_buffer().to_pybytes())
         return Image.frombytes("RGB", (found.picture_width, found.picture_height), bytes(found.pixels))
 
     def answer(self, row: int) -> str:
@@ -194,6 +202,13 @@ class Examples:
         """Latitudes and longitudes of the truth, degrees."""
         taken = self.table.take(pa.array(rows, pa.int64()))
         return taken["latitude"].to_numpy(), taken["longitude"].to_numpy()
+
+
+def split(count: int, validation: Validation, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows to train on and rows kept out, by a seeded permutation; one at least is trained on."""
+    held = min(round(count * validation.share), validation.images, count - 1)
+    order = np.random.default_rng([seed, 0x5EED]).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 @dataclass(frozen=True)
