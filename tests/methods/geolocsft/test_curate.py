@@ -20,11 +20,24 @@ from geobatch.methods.geolocsft.curate import LOOKS, REASONS, Curated, Curation,
 
 ALL = Curation(target=None)
 
-WORDS = (
-    "asphalt gravel poplar cypress gutter tramway hedgerow ridge clay ochre harbour valley stucco canal shutters heath"
-).split()
-    ["asphalt", "gravel", "poplar", "cypress", "gutter", "tramway", "hedgerow", "ridge", "clay", "ochre", "harbour", "valley", "stucco", "canal", "shutters", "heath"]
-)
+WORDS = [
+    "asphalt",
+    "gravel",
+    "poplar",
+    "cypress",
+    "gutter",
+    "tramway",
+    "hedgerow",
+    "ridge",
+    "clay",
+    "ochre",
+    "harbour",
+    "valley",
+    "stucco",
+    "canal",
+    "shutters",
+    "heath",
+]
 
 
 def geo_caption(name: str, latitude: float, longitude: float) -> dict[str, Any]:
