@@ -20,23 +20,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from geobatch.engine.encode import encoded
 from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
+from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint, Remote
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, hotter
-from geobatch.errors import Rejection, UserError
+from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.methods.geolocsft.answer import Unparsed, parse
 from geobatch.methods.geolocsft.curate import dhash
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, caption_text, messages, teacher
 from geobatch.schema import CAPTIONS
 from geobatch.stage import Stage, rejected
-
-Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +94,7 @@ class Caption(Stage):
 
         Raises:
             UserError: the endpoint refuses every picture of several for what is no fault of theirs.
+            MachineError: the teacher's engine fails at every one of several.
         """
         pictures = pictures_of(table)
         latitude, longitude = (table[name].to_pylist() for name in ("latitude", "longitude"))
@@ -138,7 +136,9 @@ class Caption(Stage):
             if not open_rows:
                 break
         faults = [each for each in found.values() if isinstance(each, Rejection) and each.reason == "failed"]
-        if self.endpoint is not None and len(faults) == len(asked) > 1:
+        if len(faults) == len(asked) > 1:
+            if self.endpoint is None:
+                raise MachineError(f"the teacher fails at every one of {len(asked)} images: {faults[0].detail}")
             raise UserError(
                 f"{self.endpoint.url} refuses all of {len(asked)} pictures ({faults[0].detail}); check that --endpoint.model "
                 "takes pictures and JSON schemas"
@@ -195,15 +195,6 @@ def read_caption(text: str, image_id: str) -> Written:
     where = caption["answer"]["coordinates"]
     whole = json.dumps(caption, ensure_ascii=False, separators=(",", ":"))
     return Written(whole.encode(errors="replace").decode(), float(where["latitude"]), float(where["longitude"]))
-
-
-def pictures_of(table: pa.Table) -> list[Picture]:
-    """The pictures of PICTURE rows as (H, W, 3) views of Arrow's buffers."""
-    sizes = zip(table["picture_height"].to_pylist(), table["picture_width"].to_pylist(), strict=True)
-    return [
-        np.frombuffer(value.as_buffer(), np.uint8).reshape(height, width, 3)
-        for value, (height, width) in zip(table["picture"], sizes, strict=True)
-    ]
 
 
 def _generator(teacher: str | None, endpoint: Endpoint | None, config: GeneratorConfig) -> Generator | None:

@@ -1,0 +1,255 @@
+"""Images with known places become captions worth training on: the teacher writes through the resumable flow, then curation.
+
+What lies at the output beside the flow's own table:
+
+    curated/captions.parquet   what is kept, with its pictures: what jobs/geolocsft_train.py reads
+    curated/sharegpt.json      the same as ShareGPT-style turns, for other trainers; it names
+    curated/images/            the pictures as files
+    curated/dropped.parquet    what is not kept, with the reason
+    curated/account.json       how many of each; written last
+
+Captions are the expensive part and are written once; curation is a function of their table and is made anew by each call, so
+another threshold costs seconds. Nothing leaves the cluster unless `--endpoint.url` names where to.
+
+Not covered: curated sets of more than 4 GiB, which are one object here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from geobatch.actors import Hands, cores
+from geobatch.archive.config import ArchiveConfig
+from geobatch.benchmark.label import Label
+from geobatch.engine.remote import Endpoint
+from geobatch.engine.request import GeneratorConfig
+from geobatch.errors import UserError
+from geobatch.image import DecodeConfig
+from geobatch.methods.geolocsft.caption import Caption, Writing
+from geobatch.methods.geolocsft.curate import Curation, curate
+from geobatch.methods.geolocsft.locate import AT_ONCE, Student, on_gpus
+from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, caption_text, student, tag, teacher
+from geobatch.pipeline.flow import Flow, described, flow
+from geobatch.pipeline.folder import fingerprint, fingerprint_of
+from geobatch.pipeline.geolocate import decoding
+from geobatch.pipeline.methods import base_of
+from geobatch.progress import Progress, say
+from geobatch.schema import CAPTIONS
+from geobatch.sink import Snapshot, latest
+from geobatch.sink.rows import parquet
+from geobatch.store import Store, StoreConfig, join
+
+#: Raised by hand when a change of the code changes captions that no setting explains.
+CAPTION_VERSION = 1
+
+#: Bytes of pictures that one object of the output holds at most.
+LARGEST = 4 << 30
+
+NO_TEACHER = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoLocSftCaption:
+    """Has a teacher write geo-captions for images with known places, and keeps those worth training on."""
+
+    archive: str
+    """Where the images lie, as for the main job."""
+    output: str
+    """Folder or s3:// prefix of the captions. The same command takes up a run that died, or adds what is new in the archive."""
+    teacher: str | None = None
+    """Folder, s3:// prefix or hub name of the vision-language model that writes; "none": answers without reasoning or model."""
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    """A service outside the cluster that writes instead; off unless named, its key comes from the variable OPENAI_API_KEY."""
+    truth: str | None = None
+    """CSV or Parquet with the coordinates (image_id, latitude, longitude); default: the images' EXIF."""
+    form: Form = "tag"
+    """How the student of sharegpt.json answers: reasoning and a tag, or the whole geo-caption as JSON."""
+    include: tuple[str, ...] = ()
+    """Globs of names that are images whatever their extension."""
+    exclude: tuple[str, ...] = ()
+    """Globs of names to pass over."""
+    max_bytes: int = ArchiveConfig.max_bytes
+    """Encoded bytes above which an image is rejected unread."""
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(side=896))
+    """How pictures are decoded; teacher and student see them at this size."""
+    writing: Writing = field(default_factory=Writing)
+    """How the teacher writes."""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    """How a teacher's folder is served."""
+    curation: Curation = field(default_factory=Curation)
+    """Which captions are kept."""
+    relocate: bool = False
+    """Start anew although another teacher or setting made the output."""
+    shard_rows: int = ArchiveConfig.shard_rows
+    """Images of one unit of work, at most."""
+    workers: int = 0
+    """Actors that decode, at most; 0: one a CPU of this machine."""
+    teachers: int = 1
+    """Copies of the teacher at work, each on GPUs of its own."""
+    address: str | None = None
+    """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """How buckets are reached."""
+
+
+def caption(config: GeoLocSftCaption) -> dict[str, Any]:
+    """Runs the job; returns the run's account, with the account of the curation as "curated".
+
+    Raises:
+        UserError: the arguments or the output must be resolved first, or not one image got a caption.
+        MachineError: workers kept failing; the same call takes the run up again.
+    """
+    store = Store(config.store)
+    named = [config.teacher is not None, bool(config.endpoint.url)]
+    if sum(named) != 1:
+        raise UserError(f"name one teacher: --teacher FOLDER, --teacher {NO_TEACHER}, or --endpoint.url and --endpoint.model")
+    folder = None
+    if config.teacher not in (None, NO_TEACHER):
+        folder = base_of(store, config.teacher)
+    if config.endpoint.url:
+        say(f"pictures and their coordinates are sent to {config.endpoint.url}, as --endpoint.url asks")
+    model = fingerprint_of(Path(folder), leave=("README.md",)) if folder else config.endpoint.model
+    account = flow(_flow(config, folder, model))
+    if account["new"]:
+        say(
+            f"run {account['run']}: read {account['read']:,} = written {account['placed']:,} + rejected {account['rejected']:,}"
+        )
+        for reason, count in sorted(account["reasons"].items(), key=lambda each: -each[1]):
+            say(f"  rejected, {reason}: {count:,}")
+    return {**account, "curated": curate_table(store, config)}
+
+
+def _flow(config: GeoLocSftCaption, folder: str | None, model: str) -> Flow:
+    decides = {
+        "caption_version": CAPTION_VERSION,
+        "teacher": [model, config.endpoint.url] if model else NO_TEACHER,
+        "prompt": [teacher(0, 0, "").system, teacher(0, 0, "").question, GEO_CAPTION] if model else None,
+        "writing": described(config.writing) if model else None,
+        "dtype": config.generator.dtype if model else None,
+        "truth": config.truth,
+        "decode": described(config.decode),
+        "max_bytes": config.max_bytes,
+    }
+    workers = config.workers or cores()
+    make = {"teacher": folder, "endpoint": config.endpoint, "writing": config.writing, "generator": config.generator}
+    gpus = 0
+    if folder and on_gpus(Student(base=folder), config.generator):
+        gpus = config.generator.tensor_parallel
+    return Flow(
+        archive=ArchiveConfig(
+            uri=config.archive,
+            include=config.include,
+            exclude=config.exclude,
+            max_bytes=config.max_bytes,
+            shard_rows=config.shard_rows,
+        ),
+        output=config.output,
+        store=config.store,
+        method="captions",
+        fingerprint=fingerprint(decides),
+        river=[
+            decoding(config.decode, workers),
+            Hands(stage=Label, make={"truth": config.truth, "store": config.store}),
+            Hands(stage=Caption, make=make, workers=config.teachers, gpus=gpus, at_once=AT_ONCE if model else 1),
+        ],
+        relocate=config.relocate,
+        address=config.address,
+        what="captioned",
+    )
+
+
+def curate_table(store: Store, config: GeoLocSftCaption) -> dict[str, Any]:
+    """Curates the newest table at `config.output` and writes `curated/`; returns its account.
+
+    Raises:
+        UserError: not one caption is in the table, or more is kept than one object holds.
+    """
+    table = latest(store, config.output)
+    assert table is not None  # the flow has just published it
+    names = [name for name in CAPTIONS.names if name != "image"]
+    rows = pa.concat_tables(list(table.tables(store, names)))
+    rows = rows.filter(pc.is_null(rows["reason"])).drop_columns(["status", "stage", "reason", "detail"])
+    if not len(rows):
+        raise UserError(f"not one image of {config.archive} got a caption; the reasons are in the table at {config.output}")
+    settings = config.curation
+    if config.teacher == NO_TEACHER:
+        settings = replace(settings, reasoning=False)
+    curated = curate(rows, settings)
+    kept = _with_pictures(store, table, curated.kept)
+    folder = join(config.output, "curated")
+    images = _write_images(store, folder, kept)
+    store.put(join(folder, "captions.parquet"), parquet(kept))
+    store.put(join(folder, "sharegpt.json"), sharegpt(kept, images, config.form))
+    store.put(join(folder, "dropped.parquet"), parquet(curated.dropped))
+    drops = curated.counts()
+    account = {"captions": len(rows), "kept": len(kept), "dropped": drops, "table": table.version}
+    store.put(join(folder, "account.json"), json.dumps(account).encode())
+    say(f"kept {len(kept):,} of {len(rows):,} captions, in {config.output.rstrip('/')}/curated")
+    for reason, count in drops.items():
+        if count:
+            say(f"  dropped, {reason}: {count:,}")
+    return account
+
+
+def _with_pictures(store: Store, table: Snapshot, kept: pa.Table) -> pa.Table:
+    """The kept rows with their `image`, read part by part."""
+    wanted = kept["image_id"].combine_chunks()
+    parts, size = [], 0
+    for rows in table.tables(store, ["image_id", "image"]):
+        parts.append(rows.filter(pc.is_in(rows["image_id"], value_set=wanted)))
+        size += parts[-1]["image"].nbytes
+        if size > LARGEST:
+            raise UserError(f"the kept pictures exceed {LARGEST >> 30} GiB; lower --curation.target or --decode.side")
+    found = pa.concat_tables(parts)
+    order = pc.index_in(wanted, value_set=found["image_id"].combine_chunks())
+    return kept.append_column(CAPTIONS.field("image"), found["image"].take(order))
+
+
+def _write_images(store: Store, folder: str, kept: pa.Table) -> list[str]:
+    """Writes each picture as a file and removes those of another curation; returns their names below `folder`."""
+    names = []
+    with Progress("written", len(kept), unit="pictures") as progress:
+        for image_id, image in _pairs(kept):
+            kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+            names.append(f"images/{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.{kind}")
+            store.put(join(folder, names[-1]), image)
+            progress.add(1)
+    fresh = {name.rpartition("/")[2] for name in names}
+    there = [item.uri for page in store.objects(join(folder, "images")) for item in page]
+    store.delete([uri for uri in there if uri.rpartition("/")[2] not in fresh])
+    return names
+
+
+def _pairs(kept: pa.Table) -> Iterator[tuple[str, bytes]]:
+    for batch in kept.select(["image_id", "image"]).to_batches(max_chunksize=64):
+        yield from zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+
+
+def sharegpt(kept: pa.Table, images: list[str], form: Form) -> bytes:
+    """Curated captions as a JSON list of ShareGPT-style examples.
+
+    Each has `images` (one path, relative to the file), `system`, and `conversations`: the student's question behind the mark
+    `<image>`, and the answer, whose coordinates are the truth's. A caption without reasoning is answered by the tag alone,
+    whatever the form.
+    """
+    prompt = student(form)
+    examples = []
+    columns = (kept[name].to_pylist() for name in ("caption", "latitude", "longitude"))
+    for path, text, latitude, longitude in zip(images, *columns, strict=True):
+        if text is None:
+            answer = tag(latitude, longitude)
+        else:
+            whole = json.loads(text)
+            whole["answer"]["coordinates"].update(latitude=latitude, longitude=longitude)
+            answer = caption_text(whole, form)
+        turns = [{"from": "human", "value": f"<image>{prompt.question}"}, {"from": "gpt", "value": answer}]
+        examples.append({"images": [path], "system": prompt.system, "conversations": turns})
+    return json.dumps(examples, ensure_ascii=False, indent=1).encode()
