@@ -5,6 +5,7 @@ The server is moto's, in a process of its own: there it honours conditional writ
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -108,3 +109,11 @@ def realdata() -> Path:
     if not folder:
         pytest.skip("GEOBATCH_REALDATA is unset: the real data is not here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_there() -> None:
+    """vLLM must really run: without it tests are skipped, with the reason, and fail where GEOBATCH_REQUIRE_VLLM=1, as in CI."""
+    if importlib.util.find_spec("vllm") is None:
+        assert os.environ.get("GEOBATCH_REQUIRE_VLLM") != "1", "vLLM is not installed; see .lock/install_vllm.py"
+        pytest.skip("vLLM is not installed: multimodal LLMs are tested on transformers alone")

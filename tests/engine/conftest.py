@@ -1,12 +1,7 @@
-"""A tiny Gemma 3, and vLLM serving it once for the whole session.
-
-vLLM must really run: where it is missing its tests are skipped with the reason, unless GEOBATCH_REQUIRE_VLLM=1, as in CI.
-"""
+"""A tiny Gemma 3, and vLLM serving it once for the whole session."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +13,6 @@ from geobatch.engine.request import GeneratorConfig
 from tests.engine import tiny
 
 CONFIG = GeneratorConfig(backend="vllm", dtype="float32", context=1024, in_flight=32, cpu_cache_gib=1, deadline_s=120)
-
-
-@pytest.fixture(scope="session")
-def vllm_there() -> None:
-    """Skips, or fails in CI, where vLLM is not installed."""
-    if importlib.util.find_spec("vllm") is None:
-        assert os.environ.get("GEOBATCH_REQUIRE_VLLM") != "1", "vLLM is not installed; see .lock/install_vllm.py"
-        pytest.skip("vLLM is not installed: multimodal LLMs are tested on transformers alone")
 
 
 @pytest.fixture(scope="session")
