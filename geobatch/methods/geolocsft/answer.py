@@ -13,7 +13,7 @@ way to 2.29448, so a caller that knows that the limit ended the reply says `fini
 written, unless the reply refuses in the same breath.
 
 Stated out of range (NaN and 1e999 included) is final: a reply whose last answer is latitude 123 is rejected, not searched for
-older thoughts. Costs 0.3 ms for a geo-caption of 4 kB.
+older thoughts. A geo-caption of 2.7 kB takes 0.2 ms, a tag 0.04 ms.
 """
 
 from __future__ import annotations
@@ -90,12 +90,11 @@ def parse(text: str, finished: bool = True) -> Answer | Unparsed:
         # A number that the limit may have cut is as good as none; the blanks keep every position.
         said = re.sub(r"(?<![0-9.])(?![0-9]*\.[0-9]{5})[0-9][0-9.]*+[°'\"′″]*+\Z", lambda cut: " " * len(cut[0]), said)
     read = list(documents(said))
-    for stated in (_tagged(said), _written(said, read), _told(_unthought(said, read))):
-        if isinstance(stated, Answer):
-            nowhere = stated.latitude == 0 == stated.longitude and _REFUSAL.search(same_signs(said))
-            return Unparsed("refused", "a refusal at 0, 0") if nowhere else stated
-        if stated is not None:
-            return stated
+    stated = _tagged(said) or _written(said, read) or _told(_unthought(said, read))
+    if isinstance(stated, Answer) and stated.latitude == 0 == stated.longitude and _REFUSAL.search(same_signs(said)):
+        return Unparsed("refused", "a refusal at 0, 0")
+    if stated is not None:
+        return stated
     return _why(said, read, thinking, finished)
 
 
