@@ -4,12 +4,12 @@ One regular expression finds them. Its quantifiers are possessive or bounded, so
 refer to the text as it was given: what is normalised (typographic minus, primes, no-break blanks) is replaced character for
 character.
 
-A number is no angle if a unit follows ("25 km", "21 °C", "40 %") or letters touch it ("M25", "v1.2", "3rd"), hemispheres
-included where they lead an integer: "E40" is a road. Minutes and seconds need their marks or a hemisphere. A comma between two
-integers is a decimal comma before a degree sign or a hemisphere and after a hemisphere; elsewhere the two integers come out as
-two angles that know it (`comma`), for the reader of pairs to decide.
+A number is no angle if a unit follows ("25 km", "21 °C", "40 %"), if it is a tolerance ("±0.01") or if letters touch it ("M25",
+"v1.2", "3rd"), hemispheres included where they lead an integer: "E40" is a road. Minutes and seconds need their marks or a
+hemisphere. A comma between two integers is a decimal comma before a degree sign or a hemisphere and after a hemisphere;
+elsewhere the two integers come out as two angles that know it (`comma`), for the reader of pairs to decide.
 
-Not covered: hemispheres in other languages than English (the O of oeste and the O of Ost are opposites), grid references.
+Not covered: words of other languages than English (the O of oeste and the O of Ost are opposites), grid references.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def angles(text: str) -> Iterator[Angle]:
         # "48.85-49.10" is a range, "a-48" a name; "+48.8584+002.2945" (ISO 6709) is a place.
         if found["sign"] and not found["before"] and touches and not (signed and found.start() == end):
             continue
-        if (found["before"] and found[0][1:].isdigit()) or _is_item(text, found):
+        tolerance = text[max(0, found.start() - 3) : found.start()].rstrip().endswith(("±", "+/")) and not found["before"]
+        if (found["before"] and found[0][1:].isdigit()) or tolerance or _is_item(text, found):
             continue
         end, signed = found.end(), angle.signed
         yield from _split(angle, found)

@@ -47,7 +47,7 @@ _FAR = 120
 _REACH = 80
 
 _LABEL = re.compile(
-    r"(?<![^\W_])(?:(?P<both>lat(?:itude)?(?:[\s/,&-]|and)*l(?:on|ng|ong)(?:itude)?|l(?:on|ng|ong)(?:itude)?(?:[\s/,&-]|and)*lat(?:itude)?)"
+    r"(?<![^\W_])(?:(?P<both>lat(?:itude)?(?:[\s/,&|*-]|and)*l(?:on|ng|ong)(?:itude)?|l(?:on|ng|ong)(?:itude)?(?:[\s/,&|*-]|and)*lat(?:itude)?)"
     r"|(?P<one>lat(?:itude)?|lng|long?(?:itude)?))(?![^\W\d_])",
     re.IGNORECASE,
 )
@@ -110,6 +110,8 @@ def _read(text: str) -> Iterator[Found | Fault]:
             for line in _lines(text, run):
                 yield from _bare(text, line)
             at += len(run)
+        elif at + 2 < len(row) and first.axis and second and not second.axis and _labels_frame(text, row[at : at + 3]):
+            del row[at + 1]
         elif second is not None and (pair := _complete(text, first, second)):
             yield _checked(*pair)
             at += 2

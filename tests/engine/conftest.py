@@ -17,7 +17,7 @@ CONFIG = GeneratorConfig(backend="vllm", dtype="float32", context=1024, in_fligh
 
 @pytest.fixture(scope="session")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.gemma3(tmp_path_factory.mktemp("gemma") / "model")
+    return tiny.gemma3(tmp_path_factory.mktemp("gemma") / "model", sharpness=6)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def reference(gemma: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def qwens(vllm_there: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = str(tiny.qwen25vl(tmp_path_factory.mktemp("qwen") / "model"))
+    folder = str(tiny.qwen25vl(tmp_path_factory.mktemp("qwen") / "model", sharpness=6))
     made = [serve(folder, CONFIG), serve(folder, replace(CONFIG, backend="transformers"))]
     yield made
     for each in made:

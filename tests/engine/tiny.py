@@ -109,7 +109,7 @@ def _qwen_tokenizer() -> Any:
     )
 
 
-def gemma3(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> Path:
+def gemma3(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, sharpness: float = 1.0) -> Path:
     """A Gemma 3 with random weights in `folder`; returns it."""
     tokenizer = _gemma_tokenizer()
     processor = transformers.Gemma3Processor(
@@ -154,10 +154,10 @@ def gemma3(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> Pat
         pad_token_id=ids("<pad>"),
     )
     return _save(folder, transformers.Gemma3ForConditionalGeneration, config, processor, [ids("<eos>"), ids("<end_of_turn>")],
-                 seed)  # fmt: skip
+                 seed, sharpness)  # fmt: skip
 
 
-def qwen25vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> Path:
+def qwen25vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, sharpness: float = 1.0) -> Path:
     """A Qwen2.5-VL with random weights in `folder`; returns it."""
     tokenizer = _qwen_tokenizer()
     sizes = {"min_pixels": 56 * 56, "max_pixels": 112 * 112}
@@ -202,13 +202,17 @@ def qwen25vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2) -> P
         tie_word_embeddings=True,
     )
     return _save(folder, transformers.Qwen2_5_VLForConditionalGeneration, config, processor,
-                 [ids("<|im_end|>"), ids("<|endoftext|>")], seed)  # fmt: skip
+                 [ids("<|im_end|>"), ids("<|endoftext|>")], seed, sharpness)  # fmt: skip
 
 
-def _save(folder: Path, architecture: Any, config: Any, processor: Any, ends: list[int], seed: int) -> Path:
+def _save(folder: Path, architecture: Any, config: Any, processor: Any, ends: list[int], seed: int, sharpness: float) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = architecture(config).float().eval()
+        if hasattr(model.model, "multi_modal_projector"):  # Gemma's begins at zero: no picture would be seen
+            torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
+        with torch.no_grad():  # tied embeddings of 0.02 leave no word likelier than another, whatever the layers say
+            model.get_input_embeddings().weight.mul_(sharpness)
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
     _published_names(folder / "model.safetensors")

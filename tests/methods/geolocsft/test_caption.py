@@ -16,13 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from geobatch.benchmark.label import Label
+from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint
-from geobatch.engine.request import Reply
+from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling
 from geobatch.errors import Rejection, UserError
+from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geolocsft.caption import Caption, Writing, Written, outcome, read_caption
-from geobatch.methods.geolocsft.curate import dhash
-from geobatch.methods.geolocsft.prompts import GEO_CAPTION
-from geobatch.schema import CAPTIONS, PICTURE, empty_columns
+from geobatch.methods.geolocsft.curate import Curation, curate, dhash
+from geobatch.methods.geolocsft.prompts import GEO_CAPTION, messages, teacher
+from geobatch.schema import CAPTIONS, IMAGE, PICTURE, empty_columns
+from tests.engine import tiny
 from tests.engine.endpoint import Answer, Served, completion, fault, served
 from tests.methods.geolocsft.worded import geo_caption
 
@@ -135,6 +139,44 @@ def test_a_row_rejected_before_passes_by(stage: Any) -> None:
     rows = rows.set_column(rows.column_names.index("reason"), "reason", pa.array([None, "no_place"], pa.string()))
     out = stage({"*": [text("a")]})(rows)
     assert out["reason"].to_pylist() == [None, "no_place"] and out["image"].null_count == 1
+
+
+def test_a_real_model_is_held_to_the_schema_and_what_the_limit_cuts_off_is_counted_so(tmp_path: Path) -> None:
+    """A tiny Gemma 3 with random weights, which writes anything but JSON where nothing holds it."""
+    served_by = GeneratorConfig(backend="transformers", dtype="float32", context=16_000)
+    stage = Caption(str(tiny.gemma3(tmp_path / "gemma", sharpness=6)), writing=Writing(tokens=12), generator=served_by)
+    out = stage(table("a", "bb"))
+    loose = Request("a", messages(teacher(*PARIS, "a")), pictures_of(table("a"))[0])
+    assert stage.generator is not None
+    unguided = stage.generator.ask([loose], Sampling(max_tokens=12))[0].samples[0].text
+    stage.close()
+    assert out["reason"].to_pylist() == ["cut_off"] * 2
+    assert all(detail.startswith("after 12 tokens: {") for detail in out["detail"].to_pylist())
+    assert not unguided.strip().startswith("{")
+
+
+def test_photographs_of_lund_and_their_older_revisions_are_kept_once_each(realdata: Path) -> None:
+    """EXIF is the truth, nobody the teacher; every second file is the same picture in other bytes."""
+    pairs = [
+        (realdata / f"geotagged_photos/OpenSfM__lund_{n}.jpg", realdata / f"dup_pairs/OpenSfM__old__{n}.jpg")
+        for n in ("01", "07", "15", "22", "29")
+    ]
+    paths = [path for pair in pairs for path in pair]
+    images = {
+        **empty_columns(list(IMAGE), len(paths)),
+        "image_id": pa.array([str(path) for path in paths]),
+        "uri": pa.array([str(path) for path in paths]),
+        "bytes": pa.array([path.read_bytes() for path in paths], pa.large_binary()),
+    }
+    decode = Decode(DecodeConfig(side=200))
+    out = Caption()(Label()(decode(pa.table(images))))
+    decode.close()
+    assert out["reason"].null_count == len(paths)
+    assert np.allclose(out["answer_latitude"], 55.7, atol=0.01) and np.allclose(out["answer_longitude"], 13.195, atol=0.01)
+    curated = curate(out, Curation(reasoning=False))
+    assert curated.counts()["near_duplicate"] == len(pairs) == len(curated.kept)
+    kept = set(curated.kept["image_id"].to_pylist())
+    assert all(len(kept & {str(path) for path in pair}) == 1 for pair in pairs)
 
 
 # An endpoint
