@@ -171,6 +171,8 @@ def outcome(reply: Reply, image_id: str) -> Written | Rejection:
         return read_caption(sample.text, image_id)
     except Rejection as fault:
         return fault
+    except Exception as error:  # noqa: BLE001  raised, it would have the whole batch written once more
+        return Rejection("failed", f"{type(error).__name__}: {error}; it said: {_beginning(sample.text)}")
 
 
 def read_caption(text: str, image_id: str) -> Written:
