@@ -62,7 +62,7 @@ _POINT = re.compile(
     r"(?:(?:(?:is|are|at|of|the|about|around|approximately|roughly|would|be|estimate)\b[^\w.!?]*)*|[^.!?]*[:=][^\w.!?]*)$",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
 #: A sentence ends between two numbers.
 _ENDS = re.compile(r"[.!?]\s")
 #: The number of a list's item.
@@ -110,11 +110,9 @@ def _read(text: str) -> Iterator[Found | Fault]:
             for line in _lines(text, run):
                 yield from _bare(text, line)
             at += len(run)
-        elif at + 2 < len(row) and first.axis and second and not second.axis and _labels_frame(text, row[at : at + 3]):
-            del row[at + 1]
-        elif second is not None and (pair := _complete(text, first, second)):
-            yield _checked(*pair)
-            at += 2
+        elif partner := _partner(text, row, at):
+            yield _checked(*_ordered(first, partner[0]))
+            at = partner[1] + 1
         else:
             if first.axis:
                 yield Fault(*first.fault) if first.fault else Fault("incomplete", f"a {first.axis} alone")
@@ -199,18 +197,31 @@ def _near(text: str, first: Angle, second: Angle) -> bool:
     return len(gap) <= _REACH and not _ENDS.search(gap) and not _WORD.search(_FILLER.sub("", _LABEL.sub("", gap)))
 
 
-def _complete(text: str, first: Angle, second: Angle) -> tuple[Angle, Angle] | None:
-    """Latitude and longitude, if the two make a place."""
-    near = _near(text, first, second)
-    if first.axis and second.axis:
-        fits = first.axis != second.axis and (near or second.start - first.end <= _FAR)
-        return ((first, second) if first.axis == "latitude" else (second, first)) if fits else None
-    if not near:
+def _partner(text: str, row: Sequence[Angle], at: int) -> tuple[Angle, int] | None:
+    """What makes a place with an angle, and where it stands in the row.
+
+    That is the next that says that it is the other coordinate, though a number or two stand between ("lat 48.9 (error 0.1),
+    lon 2.3"), else the neighbour.
+    """
+    first = row[at]
+    for other in range(at + 1, min(at + 4, len(row))) if first.axis else ():
+        second = row[other]
+        if second.axis:
+            if second.axis != first.axis and (second.start - first.end <= _FAR or _near(text, first, second)):
+                return second, other
+            break
+    if at + 1 == len(row) or not _near(text, first, row[at + 1]) or (first.axis and row[at + 1].axis):
         return None
-    known, other = (first, second) if first.axis else (second, first)
-    if known.hemisphere and not other.signed:
-        other = replace(other, fault=("incomplete", "a hemisphere for one coordinate only"))
-    return (known, other) if known.axis == "latitude" else (other, known)
+    second = row[at + 1]
+    if (first.hemisphere and not second.signed) or (second.hemisphere and not first.signed):
+        second = replace(second, fault=("incomplete", "a hemisphere for one coordinate only"))
+    return second, at + 1
+
+
+def _ordered(first: Angle, second: Angle) -> tuple[Angle, Angle]:
+    """Latitude and longitude."""
+    turned = first.axis == "longitude" or second.axis == "latitude"
+    return (second, first) if turned else (first, second)
 
 
 def _run(text: str, row: Sequence[Angle], at: int) -> list[Angle]:

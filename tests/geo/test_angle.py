@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.geo.angle import angles, joined, plain
@@ -105,6 +105,7 @@ def test_nothing_is_minus_zero() -> None:
     assert [str(angle.degrees) for angle in angles("-0.0, 0 S, -0°0'0\"")] == ["0.0", "0.0", "0.0"]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789.,+-–−°'\"′″ nsewNSEWdegmin:e\n(){}\\a"))
 def test_spans_are_in_order_and_read_the_same_alone(text: str) -> None:
     normal = plain(text)

@@ -52,6 +52,24 @@ def test_every_way_of_writing_a_place_is_read(form: str, point: tuple[float, flo
         ('"latitude": "48.5", "longitude": "-2.5"', 48.5, -2.5),
         ("It lies 48.5 degrees north of the equator, at a longitude of about 2.5", 48.5, 2.5),
         ("48.85, 2.29 and again 48.85, 2.29", 48.85, 2.29),
+        ("Lat: 48.5 (±0.01), Lon: 2.5 (+/-0.01)", 48.5, 2.5),
+        ("lat 48.5 (error 0.1, say), lon 2.5", 48.5, 2.5),
+        ("lat 48.5 (0.1), lon 2.5", 48.5, 2.5),
+        ("<lat>48.5</lat><lon>2.5</lon>", 48.5, 2.5),
+        ("latitude_deg: 48.5, longitude_deg: 2.5", 48.5, 2.5),
+        ("| Latitude | Longitude |\n|---|---|\n| 48.5 | 2.5 |", 48.5, 2.5),
+        ("| **Lon** | **Lat** |\n|:-:|:-:|\n| 2.5 | 48.5 |", 48.5, 2.5),
+        ("- **Latitude**: 48.5\n- **Longitude**: -2.5", 48.5, -2.5),
+        ("lat, lon = 48.5, 2.5", 48.5, 2.5),
+        ("https://maps.example/?lat=-33.5&lon=151.5", -33.5, 151.5),
+        ("https://maps.example/@48.85,2.29,17z", 48.85, 2.29),
+        ("('48.85', '2.29')", 48.85, 2.29),
+        (r"\boxed{48.85, 2.29}", 48.85, 2.29),
+        ("~48.86, ~2.35", 48.86, 2.35),
+        ("Lat/Lng: 48.5/2.5", 48.5, 2.5),
+        ("Latitude: −33.5 (South), Longitude: 151.5 (East)", -33.5, 151.5),
+        ("Latitude: approximately 48.5° N\nLongitude: approximately 2.5° E", 48.5, 2.5),
+        ("Paris (48.85°N, 2.29°E)", 48.85, 2.29),
     ],
 )
 def test_places(text: str, latitude: float, longitude: float) -> None:
@@ -108,6 +126,7 @@ def test_several_places_come_in_order() -> None:
     assert found == [(41.9028, 12.4964), (48.8584, 2.2945), (35, 139.5), (36, 138.5), (1.2, 3.4), (5.6, 7.8)]
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="0123456789.,;:+-–°'\"NSEWnsew latondeg\n()[]/")))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     for place in places(text):
@@ -120,6 +139,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     assert one in places(text) or isinstance(one, Fault)
 
 
+@settings(deadline=None)
 @given(st.floats(90.001, 180), st.floats(-90, 90), st.sampled_from([1, -1]))
 def test_a_pair_is_never_turned_round(longitude: float, latitude: float, sign: int) -> None:
     fault = parse_place(f"{sign * longitude:.5f}, {latitude:.5f}")

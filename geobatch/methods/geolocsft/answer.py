@@ -59,11 +59,13 @@ class Unparsed:
 _THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _TAG = re.compile(r"<answer>", re.IGNORECASE)
 _END = re.compile(r"</answer>|<answer>", re.IGNORECASE)
+_ANSWERED = re.compile(r"<answer>[^<]*+</answer>", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\b(?:can(?:not|'t| ?not)|could(?: not|n't)|unable to|not able to|not possible to|impossible to|won't)\s+(?:\w+\s+){0,3}?"
     r"(?:determine|identify|locate|tell|pinpoint|provide|say|assist|help|geolocate|give|estimate|answer|infer|know)"
     r"|\bi(?:'m| am)(?: \w+)? sorry\b|\bsorry, (?:but )?i\b|\bi (?:must )?(?:decline|refuse)\b|\bi don't know\b|\bas an ai\b"
-    r"|\b(?:location|coordinates|place)\W+(?:is|are|:)?\W*(?:unknown|null|n/a|undetermined)\b",
+    r"|\b(?:not enough|insufficient|no)\s+(?:\w+\s+)?(?:information|evidence|clues|context)\b|\A\W*(?:unknown|n/a)\W*\Z"
+    r"|\b(?:location|coordinates|place|answer)\W+(?:is|are|:)?\W*(?:unknown|null|n/a|undetermined)\b",
     re.IGNORECASE,
 )
 _FINAL = re.compile(
@@ -110,9 +112,10 @@ def _without_thinking(text: str) -> tuple[str, bool]:
             opened = -1
         else:  # the template opened the block, so that all before its end was thought
             spans = [(0, mark.end())]
-    if opened >= 0:
-        spans.append((opened, len(text)))
-    return _blanked(text, spans), opened >= 0
+    answered = _ANSWERED.search(text, opened) if opened >= 0 else None
+    if opened >= 0:  # a model that forgets to end its thinking has answered all the same
+        spans.append((opened, answered.start() if answered else len(text)))
+    return _blanked(text, spans), opened >= 0 and not answered
 
 
 def _blanked(text: str, spans: list[tuple[int, int]]) -> str:
@@ -211,8 +214,11 @@ def _in(node: Node, text: str) -> Answer | Unparsed | None:
 
 def _in_object(inner: dict[str, Node], text: str) -> Answer | Unparsed | None:
     members = {name.strip().lower(): node for name, node in inner.items()}
-    latitude = next((members[name] for name in _LATITUDE if name in members), None)
-    longitude = next((members[name] for name in _LONGITUDE if name in members), None)
+    first_words = {found[0]: members[name] for name in reversed(members) if (found := re.match("[a-z]+", name))}
+    latitude, longitude = (
+        next((known[name] for known in (members, first_words) for name in names if name in known), None)
+        for names in (_LATITUDE, _LONGITUDE)
+    )
     if latitude and longitude:
         return _both(latitude, longitude)
     if "coordinates" in members and str(members["type"].value if "type" in members else "").lower() == "point":

@@ -134,6 +134,12 @@ def test_the_span_holds_both_numbers_and_nothing_around_them() -> None:
         "<think>a<think>1.55, 2.55</think>48.50, 2.25<think>3.55, 4.55",
         "[1] says so; see [2, 3].\n<answer>48.5, 2.25</answer>",
         "<answer>Paris</answer> 48.50, 2.25",
+        "<think>1.55, 2.55 <answer>48.5, 2.25</answer>",
+        "<answer>[48.5, 2.25]</answer>",
+        '{"latitude_deg": 48.5, "longitude (deg)": 2.25, "lat_error": 0.1}',
+        '{"long_name": "Paris", "lat": 48.5, "lon": 2.25}',
+        '{"Lat": {"a": 1}, "place": {"lat": 48.5, "lng": 2.25}}',
+        "**Paris**\n\n| lat | lon |\n|---|---|\n| 48.5 | 2.25 |",
         '{"latitude": 48,5, "longitude": 2,25}',
         '{"latitude": "48,5", "longitude": "2,25"}',
         "I'm sorry, but I cannot determine the exact spot. My best guess is 48.50, 2.25.",
@@ -164,6 +170,10 @@ def test_which_answer_counts(text: str) -> None:
         ('{"latitude": null, "longitude": null}', "refused"),
         ('{"answer": {"coordinates": null}}', "refused"),
         ("Location: unknown", "refused"),
+        ("Unknown.", "refused"),
+        ("<answer>\nN/A\n</answer>", "refused"),
+        ("The place cannot be determined.", "refused"),
+        ("There is not enough visual information here.", "refused"),
         ('I cannot determine it. {"latitude": 0, "longitude": 0}', "refused"),
         ("<answer>\nlat: 0.00000\nlon: 0.00000\n</answer> since I am unable to locate it", "refused"),
         ("<answer>\nlat: 95.00000\nlon: 0.00000\n</answer>", "out_of_range"),
@@ -178,6 +188,7 @@ def test_which_answer_counts(text: str) -> None:
         ('{"latitude": 151.2, "longitude": -33.9}', "out_of_range"),
         ("My answer: 151.2093, -33.8688", "out_of_range"),
         ("<think>lat: 1, lon: 2 or", "cut_off"),
+        ("<think>I shall write <answer>lat: 1, lon: 2", "cut_off"),
         ('{"thinking": {"25km_analysis": "like 1.55, 2.55', "cut_off"),
         ('{"thinking": {"a": "x"}, "answer": {"coordinates": {"latitude": 48.85, "longitude": 2.2', "cut_off"),
         ('{"answer": {"coordinates": {"latitude": 48.85, "longitude":', "cut_off"),
@@ -201,6 +212,7 @@ def test_nought_nought_is_a_place_where_it_is_written() -> None:
         assert place(text) == (0, 0)
 
 
+@settings(deadline=None)
 @given(POINTS, st.integers(0, 10_000), st.sampled_from(["json", "tag"]))
 def test_a_cut_reply_gives_its_whole_place_or_none(point: tuple[float, float], at: int, form: Any) -> None:
     """However the token limit falls, the place is the one that was meant."""
@@ -226,6 +238,7 @@ def test_a_number_at_the_limit_may_be_half_a_number() -> None:
     assert place("lat: 48.8, lon: 2.29\n", finished=False) == (48.8, 2.29)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet='{}[]":,<>/answerlto 0123456789.-°NSEW\n')))
 @example('{"lat": "\\ud83d", "lon": 1}')
 @example("<answer></answer></think><think>")

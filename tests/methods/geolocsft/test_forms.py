@@ -50,6 +50,7 @@ def grammars() -> dict[str, Any]:
     }
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_a_tag_is_what_its_pattern_says(point: tuple[float, float]) -> None:
     written = tag(*point)
@@ -261,6 +262,7 @@ def test_the_answer_may_hold_the_truth_but_not_its_source() -> None:
     assert leaks(told, 48.8584, 2.2945)
 
 
+@settings(deadline=None)
 @given(POINTS, st.sampled_from(["{:.5f}, {:.5f}", "lat {:.2f} lon {:.2f}", "{:.3f} / {:.3f}"]))
 def test_any_truth_in_the_reasoning_is_seen(point: tuple[float, float], written: str) -> None:
     told = caption(*point)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.methods.geolocsft.lenient import Node, documents, plain
@@ -27,6 +27,7 @@ def only(text: str) -> Node:
     return node
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.sampled_from([None, 0, 2]), st.booleans())
 def test_json_is_read_as_json_reads_it(value: Any, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
@@ -35,6 +36,7 @@ def test_json_is_read_as_json_reads_it(value: Any, indent: int | None, ascii_onl
     assert node.whole and (node.start, node.end) == (0, len(text))
 
 
+@settings(deadline=None)
 @given(
     DOCUMENTS, st.sampled_from(["Sure, here it is:\n```json\n", "a b: c, ", ""]), st.sampled_from(["\n```\nHope it helps", ""])
 )
@@ -43,6 +45,7 @@ def test_prose_around_it_is_no_matter(value: Any, head: str, tail: str) -> None:
     assert plain(node) == value and node.start == len(head)
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, st.integers(0, 1_000))
 def test_a_cut_keeps_what_was_whole(value: Any, at: int) -> None:
     """Wherever the text ends, a value called whole is the one that was meant."""
@@ -134,6 +137,7 @@ def test_nesting_ends() -> None:
     assert plain(only("[" * 60 + "]" * 60))
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="{}[]\"':,\\/*1.eab \n-")))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     end = 0

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.geo.parse import places
@@ -65,6 +65,7 @@ def test_the_json_asked_for_has_the_schemas_fields(system: str) -> None:
     same(shown, GEO_CAPTION)
 
 
+@settings(deadline=None)
 @given(POINTS, st.text())
 def test_the_truth_is_in_the_teachers_question_only(point: tuple[float, float], image_id: str) -> None:
     prompt = teacher(*point, image_id)
