@@ -44,7 +44,7 @@ _GAP = r"[\ ]{0,3}+(?:(?:,|and\b)[\ ]{1,3}+)?+"
 _AFTER = rf"[\ ]{{0,3}}+[({{]?+{_HEMISPHERE}(?![^\W_])[)}}]?+"
 
 _ANGLE = re.compile(
-    rf"""(?:(?:(?<![\w'])|(?<=[0-9])(?=[nsew][0-9]))(?P<before>{_HEMISPHERE})\.?+[:\ ]{{0,3}}+)?+
+    rf"""(?:(?:(?<![\w'/-])|(?<=[0-9])(?=[nsew][0-9]))(?P<before>{_HEMISPHERE})\.?+[:\ ]{{0,3}}+)?+
     (?P<sign>[+\-–])?+
     (?(before)|(?:(?<![\w.])|(?<=[a-z]\.)|(?-i:(?<=[0-9][NSEW]))))
     (?P<d>[0-9]++\.[0-9]++|\.[0-9]++|[0-9]++(?:,(?P<fraction>[0-9]++)(?![.,]?[0-9]))?+)
@@ -113,10 +113,17 @@ def angles(text: str) -> Iterator[Angle]:
         if found["sign"] and not found["before"] and touches and not (signed and found.start() == end):
             continue
         tolerance = text[max(0, found.start() - 3) : found.start()].rstrip().endswith(("±", "+/")) and not found["before"]
-        if (found["before"] and found[0][1:].isdigit()) or tolerance or _is_item(text, found):
+        if (found["before"] and found[0][1:].isdigit()) or tolerance or _is_item(text, found) or _is_time(text, found):
             continue
         end, signed = found.end(), angle.signed
         yield from _split(angle, found)
+
+
+def _is_time(text: str, found: re.Match[str]) -> bool:
+    """Whether a colon and a digit touch this number on either side, and no hemisphere says that they are parts of an angle."""
+    colons = text[max(0, found.start() - 2) : found.start()], text[found.end() : found.end() + 2][::-1]
+    whole = not (found["parts"] or found["degree"] or found["after"] or found["before"])
+    return whole and any(len(pair) == 2 and pair[0].isdigit() and pair[1] == ":" for pair in colons)
 
 
 def _is_item(text: str, found: re.Match[str]) -> bool:

@@ -65,6 +65,7 @@ _POINT = re.compile(
 _WORD = re.compile(r"[^\W_]")
 #: A sentence ends between two numbers.
 _ENDS = re.compile(r"[.!?]\s")
+_BRACKET = re.compile(r"[(){}\[\]]")
 #: The number of a list's item.
 _ITEM = re.compile(r"\A[ #*>-]*[0-9]{1,3}[.)] ")
 _DASHED = re.compile(r"(?<![^\W_])(?:lat(?:itude)?|lng|long?(?:itude)?)(?P<dash>-| ?- )$", re.IGNORECASE)
@@ -105,7 +106,15 @@ def _read(text: str) -> Iterator[Found | Fault]:
     at = 0
     while at < len(row):
         first, second = row[at], row[at + 1] if at + 1 < len(row) else None
-        if first.axis is None and (second is None or second.axis is None or not _near(text, first, second)):
+        if (
+            first.axis is None
+            and second is not None
+            and second.axis
+            and (_partner(text, row, at + 1) or not _near(text, first, second))
+        ):
+            yield from _bare(text, [first])
+            at += 1
+        elif first.axis is None and (second is None or second.axis is None):
             run = _run(text, row, at)
             for line in _lines(text, run):
                 yield from _bare(text, line)
@@ -182,14 +191,11 @@ def _beside(row: Sequence[Angle], at: int, text: str) -> bool:
             continue
         between = text[four[1].end : four[2].start]
         apart = re.fullmatch(r"[,;/| ]?\s+(?:and )?|[;/|]", between)
-        pairs = all(abs(number.degrees) <= 180 and not _led(text, number) for number in (four[1], four[3]))
+        # A longitude has no leading zero: 48,05 is one number.
+        pairs = all(abs(number.degrees) <= 180 and not re.match("0[0-9]", text[number.start :][:2]) for number in four[1::2])
         if apart and not pairs:
             return True
     return False
-
-
-def _led(text: str, number: Angle) -> bool:
-    return text[number.start] == "0" and number.end - number.start > 1
 
 
 def _near(text: str, first: Angle, second: Angle) -> bool:
@@ -227,7 +233,8 @@ def _ordered(first: Angle, second: Angle) -> tuple[Angle, Angle]:
 def _run(text: str, row: Sequence[Angle], at: int) -> list[Angle]:
     run = [row[at]]
     for angle in row[at + 1 :]:
-        if angle.axis is not None or not _near(text, run[-1], angle):
+        gap = text[run[-1].end : angle.start]
+        if angle.axis is not None or not _near(text, run[-1], angle) or _BRACKET.search(gap) or angle.marked != run[-1].marked:
             break
         run.append(angle)
     return run

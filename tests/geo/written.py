@@ -98,6 +98,8 @@ PROSE = [
     "",
     "The road is 3.50 m wide, built in 1950, 1960 or later; ",
     "Within 25 km, 2 lanes (see [1, 2]) of the E40 and N7, at 21 °C: ",
+    "On 2024-05-06 at 12:30:45, 3.25 °C, wind 2.55 m/s. ",
+    "Call +33 1 23 45 67 89. Some 3 km W of town: ",
     "It's Route 66, mile 12.5, 40 % uphill, 5' tall. ",
     "1. Signs are in French.\n2. Plates are 520 x 110 mm.\n\n",
     "南の島のようです。 ",
