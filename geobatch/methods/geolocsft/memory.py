@@ -15,17 +15,16 @@ of keys:
         gradients on the way through it       6I + 14h      at the down projection, where they are widest
     masks                                     4T or 3T      booleans of both kinds of layers and their bf16 form
 
-Logits are the trap: 16 bytes a position and word (logits and their gradient in bf16, log-probabilities and two gradients in
-float32) are 4 MiB a position with Gemma's 262,208 words, 39 GiB for all 10,000. So only positions of the answer may get any,
-and `logits` says how many at once.
+Logits are the trap: 12 bytes a position and word (log-probabilities and two gradients, float32) are 3 MiB a position with
+Gemma's 262,208 words, 29 GiB for all 10,000. So only positions of answers get any, `logits` of them at once (`student`).
 
 DDP keeps the whole base on each GPU; FSDP a share of it, and whole for a while the layer in use, the next one, the buffer it
 arrives in, and the word embeddings, which belong to no layer.
 
-Held against what torch's allocator reported on CPU for tiny models of both families, five shapes of layers came to 1.00 to 1.06
-of it and logits to 1.01 (`tests` asks for 25 %). With eager attention T² · heads would come on top: SDPA is taken for granted.
-What nobody derives (CUDA's context, NCCL's buffers, fragmentation) is stated below as customary and was not measured: no GPU
-was there.
+Held against what torch's allocator reported on CPU for tiny models of both families: five shapes of layers came to 1.00 to 1.06
+of it, eight whole students with a picture to 0.98 to 1.11 (`tests` asks for 25 %). With eager attention T² · heads would come
+on top: SDPA is taken for granted. What nobody derives (CUDA's context, NCCL's buffers, fragmentation) is stated below as
+customary and was not measured: no GPU was there.
 
 Not covered: adapters on the vision tower, training it, quantised bases, tensor or context parallelism.
 """
@@ -55,7 +54,7 @@ FRAGMENTED = 0.10
 FILLED, ROOMY = 0.95, 0.85
 
 #: Bytes a position and word of logits and their gradients take at their peak.
-_LOGIT = 16
+_LOGIT = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +229,8 @@ def report(config: Any, plan: Plan | None = None, name: str = "") -> str:
     plan = plan or Plan()
     model, adapters = layout(config), adapter_parameters(config, plan.rank, plan.targets)
     long, usual = need(model, adapters, plan), need(model, adapters, plan, plan.typical)
-    share = "its share of the base, bf16" if plan.sharding == "fsdp" and plan.gpus > 1 else "the base, bf16"
+    shared = plan.sharding == "fsdp" and plan.gpus > 1
+    share = "its share of the base, bf16" if shared else "the base, bf16"
     rows = [
         (share, long.weights, usual.weights),
         ("gathered for a while", long.gathered, usual.gathered),
@@ -241,16 +241,16 @@ def report(config: Any, plan: Plan | None = None, name: str = "") -> str:
         ("CUDA, NCCL, fragmentation", long.overhead, usual.overhead),
         ("in all", long.total, usual.total),
     ]
-    host = f"  host memory while a machine's workers load, one after another: {2 * model.parameters / GIB:.0f} GiB"
+    host = f"\n  host memory while a machine's workers load, one after another: {2 * model.parameters / GIB:.0f} GiB"
     seen = model.tower.image_tokens(*plan.pixels)
     heading = (
         f"{name or model.family}: {model.parameters / 1e9:.2f} B parameters, of them {model.vision / 1e9:.2f} B that see; "
         f"LoRA of rank {plan.rank}: {adapters:,} trainable ({adapters / model.parameters:.2%})\n"
         f"{plan.gpus} x {plan.gib:g} GiB, {plan.sharding}, micro-batch {plan.micro_batch}; a picture is {seen:,} tokens"
     )
-    table = "\n".join(f"  {what:<28}{a / GIB:>10.1f}{b / GIB:>10.1f}" for what, a, b in rows)
+    table = "\n".join(f"  {what:<28}{a / GIB:>10.1f}{b / GIB:>10.1f}" for what, a, b in rows if a or b)
     columns = f"  {'GiB on each GPU':<28}{plan.tokens:>7,} tk{plan.typical:>7,} tk"
-    return f"{heading}\n{columns}\n{table}\n{host}\n{_verdict(model, adapters, plan, long)}"
+    return f"{heading}\n{columns}\n{table}{host if shared else ''}\n{_verdict(model, adapters, plan, long)}"
 
 
 def _verdict(model: Layout, adapters: int, plan: Plan, long: Need) -> str:

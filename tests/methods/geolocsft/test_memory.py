@@ -13,11 +13,13 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from geobatch.methods.geolocsft import architectures, memory
+from geobatch.methods.geolocsft.data import Encoded
 from geobatch.methods.geolocsft.memory import GIB, Plan
+from geobatch.methods.geolocsft.student import Student
+from geobatch.train import lora
 
 PRESETS = {name: make() for name, make in architectures.ARCHITECTURES.items()}
 
@@ -74,7 +76,7 @@ def allocated(work: Callable[[], object]) -> int:
 
 def tiny(family: str, width: int, middle: int, layers: int) -> Any:
     """A config of a whole model whose language part has these sizes."""
-    text = {
+    text: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": middle,
         "num_hidden_layers": layers,
@@ -84,20 +86,21 @@ def tiny(family: str, width: int, middle: int, layers: int) -> Any:
         "bos_token_id": 2,
         "eos_token_id": 1,
     }
+    marks = {"image_token_id": 5999, "vision_start_token_id": 5998, "video_token_id": 5997}
     if family == "gemma3":
         eye = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
         return transformers.Gemma3Config(
             text_config={**text, "head_dim": 32, "sliding_window": 64},
             vision_config={**eye, "image_size": 448, "patch_size": 14, "vision_use_head": False},
+            image_token_index=5999,
         )
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [width // 32, width // 32, width // 16]}
     eye = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": width}
-    return transformers.Qwen2_5_VLConfig(
-        text_config={**text, "rope_parameters": rope, "tie_word_embeddings": True}, vision_config=eye, tie_word_embeddings=True
-    )
+    text |= {"rope_parameters": rope, "tie_word_embeddings": True}
+    return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=eye, tie_word_embeddings=True, **marks)
 
 
-def student(config: Any, rank: int = 4) -> Any:
+def layers_of(config: Any, rank: int = 4) -> Any:
     """The language model as it is trained: frozen bf16, float32 adapters, every layer checkpointed."""
     whole = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     text: Any = whole.model.language_model
@@ -107,20 +110,15 @@ def student(config: Any, rank: int = 4) -> Any:
     return model.train()
 
 
-def trained(model: Any, head: nn.Module | None, sequences: int, tokens: int, answer: int) -> Callable[[], None]:
-    """One forward and backward pass, with the loss on the last `answer` positions; the first sequence is padded."""
+def trained(model: Any, sequences: int, tokens: int) -> Callable[[], None]:
+    """One forward and backward pass; the first sequence is padded."""
     ids = torch.randint(0, 6000, (sequences, tokens))
     mask = torch.ones_like(ids)
     mask[0, : tokens // 8] = 0
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            seen = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            if head is None:
-                loss = seen[:, -1].float().sum()
-            else:
-                logits = head(seen[:, -answer:]).float().flatten(0, 1)
-                loss = nn.functional.cross_entropy(logits, ids[:, -answer:].flatten())
+            loss = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1].float().sum()
         loss.backward()
 
     return step
@@ -140,7 +138,7 @@ def test_activations_are_what_the_allocator_saw(
     family: str, width: int, middle: int, layers: int, sequences: int, tokens: int
 ) -> None:
     config = tiny(family, width, middle, layers)
-    step = trained(student(config), None, sequences, tokens, 0)
+    step = trained(layers_of(config), sequences, tokens)
     step()  # gradients exist from here on, and are not activations
     plan = Plan(tokens=tokens, micro_batch=sequences, logits=0, pixels=(28, 28), sharding="ddp", gpus=1)
     found = memory.need(architectures.layout(config), memory.adapter_parameters(config, 4), plan)
@@ -148,17 +146,45 @@ def test_activations_are_what_the_allocator_saw(
     assert found.kept + found.computing == pytest.approx(seen, rel=0.25)
 
 
+def example(family: str, tokens: int, answer: int) -> Encoded:
+    """A picture of 448 x 448 pixels, then text, of which the last `answer` tokens are learnt."""
+    ids, kinds = torch.randint(10, 5900, (1, tokens)), torch.zeros(1, tokens, dtype=torch.long)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids[0, 3], ids[0, 4:260], kinds[0, 4:260] = 5998, 5999, 1
+    if family == "gemma3":
+        inputs |= {"token_type_ids": kinds, "pixel_values": torch.rand(1, 3, 448, 448)}
+    else:
+        grid = torch.tensor([[1, 32, 32]])
+        inputs |= {"mm_token_type_ids": kinds, "pixel_values": torch.rand(1024, 3 * 2 * 14 * 14), "image_grid_thw": grid}
+    weights = torch.zeros(1, tokens)
+    weights[0, -answer:] = 1
+    return Encoded(inputs, weights)
+
+
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_5_vl"])
-def test_logits_are_what_the_allocator_saw(family: str) -> None:
-    config = tiny(family, 64, 128, 2)
-    head = nn.Linear(64, 6000, bias=False, dtype=torch.bfloat16).requires_grad_(False)
-    step = trained(student(config), head, 1, 512, 400)
+@pytest.mark.parametrize(("tokens", "answer", "at_once", "widest"), [(768, 300, 2048, "logits"), (1024, 300, 64, "layer")])
+def test_a_whole_student_with_a_picture_is_what_the_allocator_saw(
+    family: str, tokens: int, answer: int, at_once: int, widest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geobatch.methods.geolocsft.student.LOGITS", at_once)
+    config = tiny(family, 128, 512, 6)
+    base = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    base.config.use_cache, base.name_or_path = False, "tiny"
+    model: Any = lora.attach(base, lora.LoRA(rank=4, alpha=8))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    learner, encoded = Student(model).train(), example(family, tokens, answer)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = learner(encoded)
+        loss.backward()
+
     step()
-    plan = Plan(tokens=512, logits=400, sharding="ddp", gpus=1)
-    found = memory.need(architectures.layout(config), memory.adapter_parameters(config, 4), plan)
-    assert found.computing == 400 * 6000 * 16
-    seen = allocated(step)
-    assert found.kept + found.computing == pytest.approx(seen, rel=0.25)
+    plan = Plan(tokens=tokens, logits=min(at_once, answer), pixels=(448, 448), sharding="ddp", gpus=1)
+    shape = architectures.layout(config)
+    found = memory.need(shape, memory.adapter_parameters(config, 4), plan)
+    assert (found.computing == tokens * memory.layer_bytes(shape)) == (widest == "layer")
+    assert found.kept + found.computing == pytest.approx(allocated(step), rel=0.25)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_5_vl"])
