@@ -48,7 +48,7 @@ class Endpoint:
     url: str = ""
     """Base URL of an OpenAI-compatible service, which pictures and coordinates are then sent to: https://…/v1."""
     model: str = ""
-    """The service's name of the model."""
+    """The service's name of the model; of the two, only this decides what a caption is."""
     in_flight: int = 16
     """Requests under way at most, for each actor."""
     patience_s: float = 300.0

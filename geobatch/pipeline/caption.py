@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ CAPTION_VERSION = 1
 
 #: Bytes of pictures that one object of the output holds at most.
 LARGEST = 4 << 30
+
+#: Pictures on their way to the output at once.
+_PUTS = 16
 
 NO_TEACHER = "none"
 
@@ -88,8 +91,8 @@ class GeoLocSftCaption:
     """Which captions are kept."""
     relocate: bool = False
     """Start anew although another teacher or setting made the output."""
-    shard_rows: int = ArchiveConfig.shard_rows
-    """Images of one unit of work, at most."""
+    shard_rows: int = 64
+    """Images of one unit of work, at most; decoded, one is 3 MB."""
     workers: int = 0
     """Actors that decode, at most; 0: one a CPU of this machine."""
     teachers: int = 1
@@ -130,10 +133,10 @@ def caption(config: GeoLocSftCaption) -> dict[str, Any]:
 def _flow(config: GeoLocSftCaption, folder: str | None, model: str) -> Flow:
     decides = {
         "caption_version": CAPTION_VERSION,
-        "teacher": [model, config.endpoint.url] if model else NO_TEACHER,
+        "teacher": model or NO_TEACHER,
         "prompt": [teacher(0, 0, "").system, teacher(0, 0, "").question, GEO_CAPTION] if model else None,
         "writing": described(config.writing) if model else None,
-        "dtype": config.generator.dtype if model else None,
+        "served": [config.generator.dtype, config.generator.context] if folder else None,
         "truth": config.truth,
         "decode": described(config.decode),
         "max_bytes": config.max_bytes,
@@ -215,22 +218,23 @@ def _with_pictures(store: Store, table: Snapshot, kept: pa.Table) -> pa.Table:
 
 def _write_images(store: Store, folder: str, kept: pa.Table) -> list[str]:
     """Writes each picture as a file and removes those of another curation; returns their names below `folder`."""
-    names = []
-    with Progress("written", len(kept), unit="pictures") as progress:
-        for image_id, image in _pairs(kept):
-            kind = "png" if image.startswith(b"\x89PNG") else "jpg"
-            names.append(f"images/{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.{kind}")
-            store.put(join(folder, names[-1]), image)
-            progress.add(1)
-    fresh = {name.rpartition("/")[2] for name in names}
+    names: list[str] = []
+    with Progress("written", len(kept), unit="pictures") as progress, ThreadPoolExecutor(_PUTS) as pool:
+        for batch in kept.select(["image_id", "image"]).to_batches(max_chunksize=64):
+            images = batch["image"].to_pylist()
+            fresh = [_file_name(*pair) for pair in zip(batch["image_id"].to_pylist(), images, strict=True)]
+            list(pool.map(lambda name, image: store.put(join(folder, name), image), fresh, images))
+            names += fresh
+            progress.add(len(fresh))
+    wanted = {name.rpartition("/")[2] for name in names}
     there = [item.uri for page in store.objects(join(folder, "images")) for item in page]
-    store.delete([uri for uri in there if uri.rpartition("/")[2] not in fresh])
+    store.delete([uri for uri in there if uri.rpartition("/")[2] not in wanted])
     return names
 
 
-def _pairs(kept: pa.Table) -> Iterator[tuple[str, bytes]]:
-    for batch in kept.select(["image_id", "image"]).to_batches(max_chunksize=64):
-        yield from zip(batch["image_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+def _file_name(image_id: str, image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+    return f"images/{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.{kind}"
 
 
 def sharegpt(kept: pa.Table, images: list[str], form: Form) -> bytes:
