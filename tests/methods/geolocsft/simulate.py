@@ -41,7 +41,8 @@ from numpy.typing import NDArray
 from geobatch.benchmark.metrics import Interval
 from geobatch.geo import centre
 from geobatch.geo.distance import EARTH_RADIUS_KM, within
-from geobatch.methods.geolocsft.agree import consensus, weights
+from geobatch.geo.point import lat_lon
+from geobatch.methods.geolocsft.agree import consensus, first_same, weights
 from geobatch.schema import RADII_KM
 
 Floats = NDArray[np.float64]
@@ -69,6 +70,8 @@ class Setting:
     """Temperature of a single pass: 0 reads the belief itself, 1 is one path of reasoning among many."""
     recall_km: tuple[float, float] = (0.05, 5.0)
     """Least and greatest error of the coordinates a model remembers of a spot, drawn log-uniformly for each image."""
+    repeated: float = 0.5
+    """Share of answers that repeat the remembered digits."""
     confused: float = 0.1
     """Share of images that look like a landmark."""
     landmarks: int = 12
@@ -143,7 +146,7 @@ def _block(rng: np.random.Generator, images: int, draws: int, setting: Setting, 
     answers = remembered[rows[:, None], leaf]
     fooled = rng.random((images, draws)) < sure[:, None]
     answers = np.where(fooled[..., None], landmarks[which][:, None], answers)
-    jittered = rng.random((images, draws)) < 0.5
+    jittered = rng.random((images, draws)) >= setting.repeated
     answers = np.where(jittered[..., None], _moved(rng, answers, recall), answers)
     wild = rng.random((images, draws)) < setting.wild
     mirrored = answers * np.array([1.0, -1.0, 1.0])
@@ -223,8 +226,9 @@ def ways(drawn: Answers) -> dict[str, Floats]:
     rows, there = np.arange(len(drawn.truth)), np.ones(drawn.logprob.shape, np.bool_)
     mean = drawn.answers.sum(axis=1)
     with_pass = np.concatenate([drawn.greedy[:, None], drawn.answers[:, 1:]], axis=1)
-    weight = weights(drawn.logprob, there)
-    trusted = weights(np.concatenate([drawn.greedy_logprob[:, None], drawn.logprob[:, 1:]], axis=1), there)
+    weight = weights(drawn.logprob, there, same=first_same(*lat_lon(drawn.answers)))
+    logprob = np.concatenate([drawn.greedy_logprob[:, None], drawn.logprob[:, 1:]], axis=1)
+    trusted = weights(logprob, there, same=first_same(*lat_lon(with_pass)))
     trusted[:, 0] *= FIRST
     return {
         "single pass": drawn.greedy,

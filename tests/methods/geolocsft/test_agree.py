@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from geobatch.benchmark.metrics import paired_difference, shares
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
+from geobatch.geo.point import lat_lon
 from geobatch.methods.geolocsft.agree import ANSWERS, LOSS_KM, Agree, Consensus, Kind, consensus, first_same, weights
 from geobatch.schema import CANDIDATES, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
 from tests.methods.geolocsft.simulate import SETTINGS, Answers, difference, distance_km, simulate, ways
@@ -63,13 +64,15 @@ def test_weights_equal_their_definitions(logs: list[float], alpha: float, data: 
         "tempered": [math.exp(alpha * (log - top)) for log in logs],
         "sequence": [math.exp(alpha * (best[at] - top)) / same.count(at) for at in same],
     }
-    kinds: list[Kind] = ["count", "tempered", "sequence"]
+    means = [[one / sum(expected[kind]) for one in expected[kind]] for kind in ("tempered", "sequence")]
+    expected["mixture"] = [one + other for one, other in zip(*means, strict=True)]
+    kinds: list[Kind] = ["count", "tempered", "sequence", "mixture"]
     for kind in kinds:
         found = weights([logs], [[True] * len(logs)], kind, alpha, [same])[0]
         np.testing.assert_allclose(found, np.array(expected[kind]) / sum(expected[kind]), rtol=1e-9, atol=1e-300)
 
 
-@pytest.mark.parametrize("kind", ["count", "tempered", "sequence"])
+@pytest.mark.parametrize("kind", ["count", "tempered", "sequence", "mixture"])
 def test_weights_sum_to_one_and_padding_has_none(kind: Kind) -> None:
     there = np.array([[True, True, False], [True, False, False], [False, False, False]])
     found = weights(np.array([[-3000.0, -2000.0, 0.0], [-1.0, 9.0, 9.0], [0.0, 0.0, 0.0]]), there, kind, 1.0)
@@ -81,7 +84,7 @@ def test_weights_sum_to_one_and_padding_has_none(kind: Kind) -> None:
 @pytest.mark.parametrize("missing", [math.nan, -math.inf])
 def test_a_row_that_cannot_be_compared_is_weighed_by_counts(missing: float) -> None:
     logs = [[-1.0, missing, -9.0], [-1.0, -2.0, -9.0]]
-    for kind in ("tempered", "sequence"):
+    for kind in ("tempered", "sequence", "mixture"):
         found = weights(logs, np.ones((2, 3), bool), kind, 1.0)  # type: ignore[arg-type]
         np.testing.assert_allclose(found[0], 1 / 3)
         assert found[1, 0] > 0.7
@@ -108,7 +111,11 @@ def test_the_same_answers_are_found_to_five_decimals(places: list[tuple[float, f
 def slow(row: Row, config: Consensus) -> dict[str, Any]:
     """What the stage should say of one row, by loops over pairs."""
     top = max(one["logprob"] for one in row)
-    mass = [math.exp(config.alpha * (one["logprob"] - top)) for one in row]
+    each = [math.exp(config.alpha * (one["logprob"] - top)) for one in row]
+    places = [(one["latitude"], one["longitude"]) for one in row]
+    best = {place: max(own for own, other in zip(each, places, strict=True) if other == place) for place in places}
+    shared = [best[place] / places.count(place) for place in places]
+    mass = [own / sum(each) + part / sum(shared) for own, part in zip(each, shared, strict=True)]
     mass[0] *= config.first
     mass = [one / sum(mass) for one in mass]
 
@@ -121,11 +128,11 @@ def slow(row: Row, config: Consensus) -> dict[str, Any]:
     scores = [sum(held(place, radius) for radius in LOSS_KM) for place in row]
     tied = [place for place, score in zip(row, scores, strict=True) if score > max(scores) - 1e-8]
     expected = [sum(share * km(place, other) for share, other in zip(mass, row, strict=True)) for place in tied]
-    best = [place for place, far in zip(tied, expected, strict=True) if far < min(expected) + 1e-6]
+    winners = [place for place, far in zip(tied, expected, strict=True) if far < min(expected) + 1e-6]
     distinct: dict[tuple[float, float], list[float]] = {}
     for one, share in zip(row, mass, strict=True):
         distinct.setdefault((one["latitude"], one["longitude"]), []).append(share)
-    within = {(place["latitude"], place["longitude"]): [held(place, km) for km in RADII_KM] for place in best}
+    within = {(place["latitude"], place["longitude"]): [held(place, km) for km in RADII_KM] for place in winners}
     return {"within": within, "distinct": distinct}
 
 
@@ -288,7 +295,8 @@ def test_consensus_is_surely_worse_in_no_setting(name: str, far: dict[str, dict[
 
 def test_self_consistency_ranks_images_by_how_near_they_are(drawn: dict[str, Answers]) -> None:
     answers = drawn["published"]
-    weight = weights(answers.logprob, np.ones(answers.logprob.shape, bool))
+    same = first_same(*lat_lon(answers.answers))
+    weight = weights(answers.logprob, np.ones(answers.logprob.shape, bool), same=same)
     best = answers.answers[np.arange(len(weight)), consensus(answers.answers, weight)]
     score = (weight * (distance_km(answers.answers, best[:, None]) <= 25)).sum(axis=1)
     hit = distance_km(best, answers.truth) <= 25
