@@ -35,8 +35,9 @@ from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geolocsft.caption import Caption, Writing
 from geobatch.methods.geolocsft.curate import Curation, curate
+from geobatch.methods.geolocsft.examples import answer_of
 from geobatch.methods.geolocsft.locate import AT_ONCE, Student, on_gpus
-from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, caption_text, student, tag, teacher
+from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teacher
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of
 from geobatch.pipeline.geolocate import decoding
@@ -241,19 +242,13 @@ def sharegpt(kept: pa.Table, images: list[str], form: Form) -> bytes:
     """Curated captions as a JSON list of ShareGPT-style examples.
 
     Each has `images` (one path, relative to the file), `system`, and `conversations`: the student's question behind the mark
-    `<image>`, and the answer, whose coordinates are the truth's. A caption without reasoning is answered by the tag alone,
-    whatever the form.
+    `<image>`, and the answer, whose coordinates are the truth's, whatever the teacher wrote.
     """
     prompt = student(form)
     examples = []
     columns = (kept[name].to_pylist() for name in ("caption", "latitude", "longitude"))
     for path, text, latitude, longitude in zip(images, *columns, strict=True):
-        if text is None:
-            answer = tag(latitude, longitude)
-        else:
-            whole = json.loads(text)
-            whole["answer"]["coordinates"].update(latitude=latitude, longitude=longitude)
-            answer = caption_text(whole, form)
+        answer = answer_of(latitude, longitude, text, form)
         turns = [{"from": "human", "value": f"<image>{prompt.question}"}, {"from": "gpt", "value": answer}]
         examples.append({"images": [path], "system": prompt.system, "conversations": turns})
     return json.dumps(examples, ensure_ascii=False, indent=1).encode()

@@ -22,6 +22,7 @@ from geobatch.engine.remote import KEY, Endpoint
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geolocsft.curate import Curation
+from geobatch.methods.geolocsft.examples import read as read_examples
 from geobatch.methods.geolocsft.prompts import student, tag
 from geobatch.pipeline.caption import GeoLocSftCaption, caption, curate_table
 from geobatch.schema import CAPTIONS
@@ -107,6 +108,8 @@ def check_curated(folder: Path, account: dict[str, Any]) -> pa.Table:
         assert gpt["value"].endswith(tag(row["latitude"], row["longitude"]))
         assert f"{row['latitude']:.5f}" not in human["value"] + example["system"]
     assert len(list((folder / "images").iterdir())) == len(kept)
+    whole, others = (list(read_examples(Store(), str(folder / name), "tag")) for name in ("captions.parquet", "sharegpt.json"))
+    assert [(each.image, each.answer) for each in whole] == [(each.image, each.answer) for each in others]
     return kept
 
 
