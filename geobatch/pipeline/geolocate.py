@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow.compute as pc
 
 from geobatch.actors import Hands, cores
 from geobatch.archive.config import ArchiveConfig
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geolocsft import locate as geolocsft
+from geobatch.methods.geolocsft.health import COLUMNS, health
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint
 from geobatch.pipeline.methods import choose
 from geobatch.progress import say
-from geobatch.store import Store, StoreConfig
+from geobatch.sink import latest
+from geobatch.store import Store, StoreConfig, join
 
 #: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
 ANSWER_VERSION = 1
@@ -103,12 +108,28 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     )
     if account["new"]:
         _tell(account, config.output)
+        if chosen.method == "geolocsft":
+            account["health"] = diagnose(Store(config.store), config.output, account["run"])
     return account
 
 
 def decoding(config: DecodeConfig, workers: int) -> Hands:
     """The stage that every river over images begins with."""
     return Hands(stage=Decode, make={"config": config}, workers=workers)
+
+
+def diagnose(store: Store, output: str, run: str) -> dict[str, Any]:
+    """Looks for what goes wrong with a language model as a whole, says it, and keeps it as `runs/RUN/health.json`."""
+    table = latest(store, output)
+    assert table is not None  # the flow has just published it
+    columns = ["run", *COLUMNS]
+    of_run = (rows.filter(pc.equal(rows["run"], run)) for rows in table.tables(store, columns))
+    found = health(of_run)
+    record = found.record()
+    store.put_if_absent(join(output, "runs", run, "health.json"), json.dumps(record, indent=1).encode())
+    for ill in found.ills:
+        say(f"warning: {ill}")
+    return record
 
 
 def _tell(account: dict[str, Any], output: str) -> None:

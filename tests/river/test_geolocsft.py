@@ -163,3 +163,16 @@ def test_a_bad_argument_is_one_line(arguments: list[str], says: str, asked: Aske
     assert ended.status == 2
     assert says in ended.output and "Traceback" not in ended.output
     assert len(ended.output.strip().splitlines()) == 1, ended.output
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_looks_ill_says_so_and_keeps_the_figures(asked: Asked, s3: S3Server, tmp_path: Path) -> None:
+    (tmp_path / "scripted.json").write_text(json.dumps({"replies": {"*": [tag(48.8584, 2.2945)]}}))
+    ended = asked.job(s3, "ill", "--model", str(tmp_path))
+    assert ended.status == 0, ended.output
+    assert "warning: mode collapse: 120 different images" in ended.output
+    assert "drew 100.0 % of 120 different images" in ended.output
+    record = json.loads(Store(s3.config()).get(f"s3://{asked.bucket}/ill/runs/000001/health.json"))
+    assert record["effective_places"] == 1 and len(record["ills"]) == 2
+    well = json.loads(Store(s3.config()).get(f"s3://{asked.bucket}/many/runs/000001/health.json"))
+    assert not well["ills"], well
