@@ -15,7 +15,10 @@ from geobatch.benchmark.metrics import paired_difference, shares
 from geobatch.schema import RADII_KM
 from tests.methods.geolocsft.simulate import SETTINGS, difference, distance_km, simulate, ways
 
-IMAGES, DRAWS, SEEDS = 6000, 10, (1, 2, 3, 4, 5, 6)
+IMAGES, DRAWS = 6000, 10
+
+#: Not those by which the weights of `Consensus` were chosen, which are 1 to 13.
+SEEDS = (101, 102, 103, 104, 105, 106)
 OURS, OURS_WITHOUT = "consensus with single pass", "consensus"
 
 Distances = dict[str, NDArray[np.float64]]

@@ -250,7 +250,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Answers]:
-    return {name: simulate(5000, 10, setting, 1) for name, setting in SETTINGS.items()}
+    return {name: simulate(5000, 10, setting, 101) for name, setting in SETTINGS.items()}
 
 
 @pytest.fixture(scope="module")
