@@ -4,4 +4,5 @@ vision, pixels  image encoders of `transformers`: pictures to unit vectors
 gps             the location encoder: coordinates to vectors
 gallery         FAISS over vectors that know their place
 surface         places between gallery images
+generator       multimodal LLMs behind a desk; served (vLLM), plain (transformers), remote, scripted compute for it
 """

@@ -108,7 +108,7 @@ class Plain:
         )
         compiler = xgrammar.GrammarCompiler(info)
         if sampling.schema is not None:
-            return [LogitsProcessor(compiler.compile_json_schema(sampling.schema))]
+            return [LogitsProcessor(compiler.compile_json_schema(sampling.schema, any_whitespace=False))]
         return [LogitsProcessor(compiler.compile_regex(sampling.pattern or ""))]
 
 

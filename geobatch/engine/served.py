@@ -87,6 +87,7 @@ class Served:
             "limit_mm_per_prompt": {"image": 1},
             "mm_processor_cache_gb": 0,  # every picture is seen once
             "disable_log_stats": True,
+            "structured_outputs_config": {"disable_any_whitespace": True},  # else a random mood writes blanks to the limit
             **({"gpu_memory_utilization": self.config.gpu_memory} if cuda else _WHOLE_PROMPTS),
         }
 

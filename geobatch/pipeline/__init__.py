@@ -4,4 +4,5 @@ flow            archive -> plan -> Read -> stages -> Write -> table, resumable, 
 geolocate       pictures -> places, by any method
 build_gallery   labelled pictures -> vectors that know their place -> index
 align, train    labelled pictures -> encoder; vectors and neighbours -> GeoToken
+caption         labelled pictures -> geo-captions worth learning; finetune: captions -> GeoLocSFT's student
 """

@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,9 +42,9 @@ from torch import nn
 
 from geobatch.errors import MachineError, UserError
 from geobatch.train.shard import shard
+from geobatch.train.watch import POLL_SECONDS, Board, watched
 
 _STATE, _MODEL = "state.pt", "model"
-_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ def fit(
     _enough(loop)
     storage = loop.storage or str((output.parent / f".{output.name}.training").resolve())
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         _train,
         train_loop_config={"make": make, "board": board, "loop": loop, "called": time.time()},
@@ -166,7 +165,7 @@ def fit(
         ),
     )
     try:
-        result = _watched(trainer, board, watch)
+        result = watched(trainer, board, watch)
     except Exception as error:
         raise MachineError(f"training {name} failed: {_cause(error)}") from error
     finally:
@@ -177,19 +176,6 @@ def fit(
     if not loop.storage:
         shutil.rmtree(Path(storage) / name, ignore_errors=True)
     return {key: value for key, value in (result.metrics or {}).items() if isinstance(value, (int, float))}
-
-
-class _Board:
-    """What the driver sees of rank 0."""
-
-    def __init__(self) -> None:
-        self.seen: tuple[int, int, float] | None = None
-
-    def write(self, step: int, steps: int, loss: float) -> None:
-        self.seen = (step, steps, loss)
-
-    def read(self) -> tuple[int, int, float] | None:
-        return self.seen
 
 
 def _train(told: dict[str, Any]) -> None:
@@ -208,7 +194,7 @@ def _train(told: dict[str, Any]) -> None:
     started, first, told_at, loss = time.time(), trainee.step, 0.0, float("nan")
     while trainee.step < trainee.steps:
         loss = trainee.advance()
-        if rank == 0 and time.time() - told_at > _POLL_SECONDS:
+        if rank == 0 and time.time() - told_at > POLL_SECONDS:
             told_at = time.time()
             told["board"].write.remote(trainee.step, trainee.steps, loss)
         if trainee.step % loop.checkpoint_steps == 0 or trainee.step == trainee.steps:
@@ -250,32 +236,6 @@ def _report(trainee: Trainee, metrics: dict[str, float], rank: int) -> None:
         if trainee.step == trainee.steps:
             trainee.save(Path(folder) / _MODEL)
         train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-def _watched(trainer: TorchTrainer, board: Any, watch: Callable[[int, int, float], None] | None) -> Any:
-    """`trainer.fit()`, with what rank 0 says passed on to `watch` meanwhile."""
-    if watch is None:
-        return trainer.fit()
-    done = threading.Event()
-
-    def look() -> None:
-        last = None
-        while not done.wait(_POLL_SECONDS):
-            try:
-                seen = ray.get(board.read.remote(), timeout=10)
-            except ray.exceptions.RayError:
-                continue
-            if seen is not None and seen != last:
-                watch(*seen)
-                last = seen
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        return trainer.fit()
-    finally:
-        done.set()
-        thread.join()
 
 
 def _take_out(checkpoint: Checkpoint, output: Path) -> None:

@@ -149,10 +149,10 @@ def caption_text(caption: dict[str, Any], form: Form) -> str:
             "conclusion": {"region": where["region"], **whole["answer"]["final_location_confirmation"]},
         }
         return "\n".join(_outline(argued)).replace("<", "less than ") + "\n" + tag(float(lat), float(lon))
-    head = _compact({"image_id": IMAGE_ID, "thinking": whole["thinking"]})[:-1]
+    head = _one_line({"image_id": IMAGE_ID, "thinking": whole["thinking"]})[:-1]
     # Not through json: it writes 0.00001 as 1e-05, which guided decoding could never repeat.
-    numbers = f'"latitude":{lat},"longitude":{lon},"region":{_compact(where["region"])}'
-    tail = _compact(whole["answer"]["final_location_confirmation"])
+    numbers = f'"latitude":{lat},"longitude":{lon},"region":{_one_line(where["region"])}'
+    tail = _one_line(whole["answer"]["final_location_confirmation"])
     return f'{head},"answer":{{"coordinates":{{{numbers}}},"final_location_confirmation":{tail}}}}}'
 
 
@@ -237,5 +237,5 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _one_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -25,7 +25,7 @@ class Locate:
 
     asking: Asking = field(default_factory=Asking)
     """How a picture is asked about."""
-    consensus: Consensus = field(default_factory=Consensus)
+    consensus: Consensus = field(default_factory=lambda: Consensus(first=3.0))
     """How several answers become one place."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """How the model is served."""

@@ -46,7 +46,7 @@ def grammars() -> dict[str, Any]:
     return {
         "tag": compiler.compile_regex(TAG_PATTERN),
         "reasoned": compiler.compile_regex(REASONED_TAG_PATTERN),
-        "caption": compiler.compile_json_schema(json.dumps(GEO_CAPTION)),
+        "caption": compiler.compile_json_schema(json.dumps(GEO_CAPTION), any_whitespace=False),
     }
 
 
