@@ -151,9 +151,9 @@ def caption_text(caption: dict[str, Any], form: Form) -> str:
         return "\n".join(_outline(argued)).replace("<", "less than ") + "\n" + tag(float(lat), float(lon))
     head = _one_line({"image_id": IMAGE_ID, "thinking": whole["thinking"]})[:-1]
     # Not through json: it writes 0.00001 as 1e-05, which guided decoding could never repeat.
-    numbers = f'"latitude":{lat},"longitude":{lon},"region":{_one_line(where["region"])}'
+    numbers = f'"latitude": {lat}, "longitude": {lon}, "region": {_one_line(where["region"])}'
     tail = _one_line(whole["answer"]["final_location_confirmation"])
-    return f'{head},"answer":{{"coordinates":{{{numbers}}},"final_location_confirmation":{tail}}}}}'
+    return f'{head}, "answer": {{"coordinates": {{{numbers}}}, "final_location_confirmation": {tail}}}}}'
 
 
 _UNQUOTED = {ord('"'): "'", ord("\\"): "/", **dict.fromkeys(range(32), " ")}

@@ -137,7 +137,8 @@ def test_the_grammar_refuses_what_the_schema_refuses(grammars: dict[str, Any]) -
         else:
             del other["thinking"]["terrain_soil"]
         broken.append(other)
-    assert accepts(grammars["caption"], json.dumps(good, indent=1))
+    assert accepts(grammars["caption"], json.dumps(good))
+    assert not accepts(grammars["caption"], json.dumps(good, indent=1)), "blanks up to the token limit would be allowed"
     for other in broken:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(other, GEO_CAPTION)
@@ -173,7 +174,7 @@ def test_json_text_is_the_caption_in_the_schemas_order(given_caption: dict[str, 
 
 
 def test_tiny_coordinates_are_written_without_an_exponent() -> None:
-    assert '"latitude":0.00001,"longitude":-0.00002,' in caption_text(caption(0.00001, -0.00002), "json")
+    assert '"latitude": 0.00001, "longitude": -0.00002,' in caption_text(caption(0.00001, -0.00002), "json")
 
 
 def test_what_no_file_could_hold_is_left_out() -> None:
