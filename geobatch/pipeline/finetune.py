@@ -126,7 +126,7 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     path = work / "examples.arrow"
     written = _written(store, config, base, path)
     kept, held = split(written.examples, config.validation, config.tuning.seed)
-    identity = fingeridentityof_base(base)
+    identity = fingerprint_of_base(base)
     make = Make(base, str(path), config.form, config.tuning, config.validation, config.decode)
     start([Hands(stage=Make, workers=loop.workers, cpus=loop.cpus)], config.address)
     steps = config.tuning.steps or max(1, math.ceil(config.tuning.epochs * len(kept) / config.tuning.batch))
@@ -206,7 +206,7 @@ def _counted(base: str, tuning: Tuning) -> lora.Counts:
     return lora.counts(lora.attach(model, tuning.lora))
 
 
-def fingeridentityof_base(base: str) -> str:
+def fingerprint_of_base(base: str) -> str:
     """SHA-256 over names, sizes and bytes of a folder's files, of large ones 16 MiB in even steps; a hub name is itself.
 
     A fine-tuned copy differs everywhere, so a sample tells: hashing all 55 GB of Gemma 3 27B takes minutes, this a second.
@@ -233,13 +233,13 @@ def _name(written: Written, base: str, config: GeoLocSftTrain) -> str:
     return f"geolocsft-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _card(config: GeoLocSftTrain, base: str, base_print: str, kept: int, held: int, spent: dict[str, float]) -> dict[str, Any]:
+def _card(config: GeoLocSftTrain, base: str, identity: str, kept: int, held: int, spent: dict[str, float]) -> dict[str, Any]:
     figures = {key: _plain(value) for key, value in spent.items()}
     measured = {name.removeprefix("validation_"): value for name, value in figures.items() if name.startswith("validation_")}
     return {
         "method": "geolocsft",
         "base": base,
-        "base_fingerprint": base_print,
+        "base_fingerprint": identity,
         "adapter": ADAPTER,
         "form": config.form,
         "images": kept,

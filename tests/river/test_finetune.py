@@ -1,0 +1,224 @@
+"""The training job whole: twelve crops learnt by heart by two Ray Train workers, a worker killed, wrong inputs named.
+
+The base is a tiny Gemma 3 in float32, adapters on its language model alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from geobatch.actors import start
+from geobatch.errors import UserError
+from geobatch.geo.distance import haversine_km
+from geobatch.methods.geolocsft.answer import Answer, parse
+from geobatch.methods.geolocsft.config import Tuning, Validation
+from geobatch.methods.geolocsft.data import joined
+from geobatch.methods.geolocsft.train import HISTORY, Fit
+from geobatch.pipeline.finetune import GeoLocSftTrain, Make, finetune, fingerprint_of_base
+from geobatch.train.loop import Loop, Worker, fit
+from geobatch.train.lora import LoRA
+from tests.engine import tiny
+from tests.methods.geolocsft import pupil
+from tests.river.job import run_job
+
+#: What makes a dozen crops stick; 200 steps left one of them 400 km off.
+BY_HEART = Tuning(batch=12, micro_batch=6, steps=260, learning_rate=4e-3, warm_up=10, bf16=False, checkpointing=False)
+
+SHORT = Tuning(lora=LoRA(rank=4, alpha=8), batch=4, steps=8, learning_rate=3e-3, warm_up=2, bf16=False, checkpointing=False)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A base and captions of twelve crops."""
+
+    folder: Path
+    base: str
+    captions: Path
+    crops: list[pupil.Example]
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
+    folder = tmp_path_factory.mktemp("lesson")
+    found = pupil.crops(12)
+    base = pupil.base(tiny.gemma3, folder / "base")
+    return Lesson(folder, base, pupil.captions(folder / "captions.parquet", found), found)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A private Ray with room for two workers."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        start([], "local", _temp_dir=folder)
+        yield
+        ray.shutdown()
+
+
+@torch.inference_mode()
+def kilometres(model: Any, lesson: Lesson, encoder: pupil.Encoder) -> np.ndarray:
+    """How far off a model's greedy answers are, by transformers' own generate."""
+    path = lesson.folder / "all.arrow"
+    pupil.write(iter(lesson.crops), path, encoder, pupil.DECODE, 10_000)
+    pictures = [pupil.opened(path).picture(row) for row in range(len(lesson.crops))]
+    inputs = joined([encoder.question(picture) for picture in pictures], encoder.pad_id, left=True)
+    ids = model.eval().generate(**inputs, max_new_tokens=40, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    off = []
+    for row, each in zip(ids, lesson.crops, strict=True):
+        found = parse(encoder.tokenizer.decode(row, skip_special_tokens=True))
+        off.append(
+            haversine_km(found.latitude, found.longitude, each.latitude, each.longitude)
+            if isinstance(found, Answer)
+            else np.inf
+        )
+    return np.array(off, float)
+
+
+def test_a_dozen_crops_are_learnt_by_heart(cluster: None, lesson: Lesson, capsys: pytest.CaptureFixture[str]) -> None:
+    output = lesson.folder / "student"
+    config = GeoLocSftTrain(
+        captions=str(lesson.captions), output=str(output), base=lesson.base, tuning=BY_HEART,
+        validation=Validation(share=0.0), merge=True, loop=Loop(workers=2, checkpoint_steps=1000),
+    )  # fmt: skip
+    card = finetune(config)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(lesson.base, dtype=torch.float32)
+    encoder = pupil.Encoder(pupil.Chat(lesson.base), "tag")
+    adapted = peft.PeftModel.from_pretrained(model, str(output / "adapter"))
+    off = kilometres(adapted, lesson, encoder)
+    assert (off <= 1).sum() >= 10, off
+    merged = transformers.AutoModelForImageTextToText.from_pretrained(output / "merged", dtype=torch.float32)
+    assert (kilometres(merged, lesson, pupil.Encoder(pupil.Chat(str(output / "merged")), "tag")) <= 1).sum() >= 10
+    # What the folder says of itself.
+    assert json.loads((output / "geobatch.json").read_text()) == json.loads(json.dumps(card))
+    assert (card["method"], card["adapter"], card["merged"], card["form"]) == ("geolocsft", "adapter", "merged", "tag")
+    assert (card["base"], card["images"], card["validation"]) == (lesson.base, 12, {})
+    assert card["base_fingerprint"] == fingerprint_of_base(lesson.base) and card["training"]["steps"] == 260
+    assert card["config"]["tuning"]["lora"] == {"rank": 32, "alpha": 64, "dropout": 0.0, "vision": False}
+    readme = (output / "adapter/README.md").read_text()
+    assert f"base_model: {lesson.base}" in readme and "12 pictures" in readme and "rank 32" in readme
+    told = capsys.readouterr().out
+    assert "base: 77,824 of " in told and " %), in down_proj × 2, gate_proj × 2" in told
+    assert "training on 12 images, 0 kept out: 260 steps of 12, 2 workers, ddp" in told
+    assert not (lesson.folder / ".student.work").exists()
+
+
+class Dying(Fit):
+    """A training whose second worker dies once, in the middle of a step."""
+
+    notes: Path
+    dies_at: int | None
+
+    def advance(self) -> float:
+        """One step, or the end."""
+        died = self.notes / "died"
+        if self.step == self.dies_at and self.worker.rank == 1 and not died.exists():
+            died.touch()
+            os._exit(1)
+        with (self.notes / f"{self.worker.rank}.log").open("a") as log:
+            log.write(f"{self.step}\n")
+        return super().advance()
+
+
+@dataclass(frozen=True)
+class MakeDying:
+    """Makes it in the worker."""
+
+    make: Make
+    notes: Path
+    dies_at: int | None
+
+    def __call__(self, worker: Worker) -> Dying:
+        torch.set_num_threads(1)
+        made = self.make(worker)
+        made.__class__ = Dying
+        assert isinstance(made, Dying)
+        made.notes, made.dies_at = self.notes, self.dies_at
+        return made
+
+
+def test_a_killed_training_is_the_unbroken_one(cluster: None, lesson: Lesson, tmp_path: Path) -> None:
+    path, _ = pupil.examples(tmp_path, lesson.base, lesson.crops)
+    make = Make(lesson.base, str(path), "tag", SHORT, Validation(share=0.2, tokens=5), pupil.DECODE)
+    loop = Loop(workers=2, checkpoint_steps=2)
+    figures, found = {}, {}
+    for name, dies_at in (("unbroken", None), ("killed", 5)):
+        notes = tmp_path / f"{name}.notes"
+        notes.mkdir()
+        figures[name] = fit(MakeDying(make, notes, dies_at), tmp_path / name, name=name, loop=loop)
+        found[name] = load_file(tmp_path / name / "adapter_model.safetensors")
+    made = [int(line) for line in (tmp_path / "killed.notes/0.log").read_text().split()]
+    assert (tmp_path / "killed.notes/died").exists() and made.count(0) == 1 and len(made) > 8
+    histories = [json.loads((tmp_path / name / HISTORY).read_text()) for name in found]
+    assert histories[0] == histories[1] and len(histories[0]) == 8
+    assert all(torch.equal(found["unbroken"][name], found["killed"][name]) for name in found["unbroken"])
+    same = ("loss", "steps", "validation_loss", "validation_answered")
+    assert {name: figures["unbroken"][name] for name in same} == {name: figures["killed"][name] for name in same}
+
+
+# What is wrong is found before anything is trained
+
+
+def told(lesson: Lesson, tmp_path: Path, **settings: Any) -> str:
+    config = GeoLocSftTrain(
+        **{"captions": str(lesson.captions), "output": str(tmp_path / "out"), "base": lesson.base, **settings}
+    )
+    with pytest.raises(UserError) as raised:
+        finetune(config)
+    assert not (tmp_path / "out").exists()
+    return str(raised.value)
+
+
+def test_examples_that_cannot_be_used_end_the_job_by_name(lesson: Lesson, tmp_path: Path) -> None:
+    rows = pq.read_table(lesson.captions).to_pylist()
+    for row in rows[:7]:
+        row["image"] = row["image"][:150]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(lesson.captions)), tmp_path / "cut.parquet")
+    said = told(lesson, tmp_path, captions=str(tmp_path / "cut.parquet"))
+    assert said.startswith("7 examples cannot be used (crop/0: its picture is broken") and "crop/4" in said
+    assert "crop/5" not in said and said.endswith("and 2 more); mend them, or pass --leave-out")
+
+
+def test_what_is_missing_or_of_no_use_is_said(lesson: Lesson, tmp_path: Path) -> None:
+    assert "nothing is given as --captions" in told(lesson, tmp_path, captions="")
+    assert "give --base or --preset" in told(lesson, tmp_path, base="")
+    assert "there is no base model folder" in told(lesson, tmp_path, base=str(tmp_path / "none"))
+    assert "there is no Parquet file" in told(lesson, tmp_path, captions=str(lesson.folder / "base"))
+    assert "not one example" in told(lesson, tmp_path, tuning=replace(SHORT, cutoff=50))
+
+
+def test_the_fingerprint_of_a_base_is_of_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geobatch.pipeline.finetune._PIECE", 1000)
+    (tmp_path / "base").mkdir()
+    weights = bytearray(os.urandom(100_000))
+    (tmp_path / "base/model.safetensors").write_bytes(weights)
+    (tmp_path / "base/config.json").write_text("{}")
+    first = fingerprint_of_base(str(tmp_path / "base"))
+    assert first == fingerprint_of_base(str(tmp_path / "base")) != fingerprint_of_base("google/gemma-3-27b-it")
+    for place in (0, 99_999):
+        changed = bytearray(weights)
+        changed[place] ^= 1
+        (tmp_path / "base/model.safetensors").write_bytes(changed)
+        assert fingerprint_of_base(str(tmp_path / "base")) != first
+
+
+def test_a_dry_run_needs_neither_weights_nor_captions() -> None:
+    ended = run_job("--dry-run", "--preset", "gemma3_27b", "--loop.workers", "8", job="geolocsft_train")
+    assert ended.status == 0 and "27.43 B parameters" in ended.output and "fits: " in ended.output
+    assert "8 x 80 GiB, fsdp" in ended.output
+    ended = run_job("--dry-run", job="geolocsft_train")
+    assert ended.status == 2 and "give --preset or --base" in ended.output
