@@ -3,7 +3,7 @@
 The loss of a step is the weighted sum of its answer tokens' losses over the sum of their weights, both over the whole batch:
 the workers add up their weights before anyone goes backward. A mean of each worker's (or micro-batch's) mean would count a
 token of a short answer more than one of a long answer, and another number of workers would train another model. With it, two
-workers' losses are one worker's to 1e-6 in float32.
+workers' losses over 20 steps are one worker's to 4e-7 in float32, and those of a plain peft loop to 5e-7.
 
 What is checkpointed is the adapters, their two moments and the history of losses, whole tensors by name: 2.8 GB for Gemma 3 27B
 at rank 32, and any number of workers takes them up, since the order of examples knows nothing of workers.

@@ -229,6 +229,22 @@ def test_micro_batches_and_checkpointing_change_nothing_but_memory(world: tuple[
         np.testing.assert_allclose(other, found[0], atol=2e-5)
 
 
+def test_qwen_learns_and_answers_as_gemma_does(tmp_path: Path) -> None:
+    """Positions in three dimensions and pictures of many sizes: padding and order of a batch change nothing there either."""
+    base = pupil.base(tiny.qwen25vl, tmp_path / "base")
+    path, encoder = pupil.examples(tmp_path, base, pupil.crops(6))
+    one, several = (
+        Fit(base, replace(QUICK, steps=4, micro_batch=size), Validation(tokens=10, batch=size), pupil.opened(path),
+            pupil.opened(path), encoder) for size in (1, 4)
+    )  # fmt: skip
+    np.testing.assert_allclose(losses(several), losses(one), atol=2e-5)
+    assert one.history[-1][1] < one.history[0][1]
+    assert one.measured["loss"] == pytest.approx(several.measured["loss"], abs=1e-4)
+    assert several.written([several.held.picture(row) for row in range(6)]) == [
+        one.written([one.held.picture(row)])[0] for row in range(6)
+    ]
+
+
 def test_coordinates_may_weigh_more(world: tuple[str, Path]) -> None:
     heavy = made(world, replace(QUICK, coordinate_weight=4.0))
     (part, *_) = heavy.parts(0)
