@@ -8,8 +8,8 @@ and trainable float32 parameters live in one group, since FSDP2 shards each para
 whole model in host memory once, at start. `in_turn` lets the workers of one machine do that one after another.
 
 On gloo (CPU) two workers' losses over 20 steps are one worker's to 3e-7, and a restored training is the unbroken one to the
-bit. Sharded models write text only through a method named to `lend`: `generate` calls the inner model, which finds its embedding
-in parts.
+bit. Sharded models write text only through a method named to `lend`: `generate` calls the inner model, which finds its
+embedding in parts.
 
 Not covered: CPU offload, two-dimensional meshes, reading each worker's part straight from the files.
 """
