@@ -37,7 +37,7 @@ from tests.engine import tiny
 from tests.methods.geolocsft import pupil
 from tests.river.job import run_job
 
-#: What makes a dozen crops stick; 200 steps left one of them 400 km off.
+#: What makes a dozen crops stick; 200 steps left one of the twelve wrong.
 BY_HEART = Tuning(batch=12, micro_batch=6, steps=260, learning_rate=4e-3, warm_up=10, bf16=False, checkpointing=False)
 
 SHORT = Tuning(lora=LoRA(rank=4, alpha=8), batch=4, steps=8, learning_rate=3e-3, warm_up=2, bf16=False, checkpointing=False)

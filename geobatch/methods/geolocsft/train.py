@@ -5,7 +5,7 @@ the workers add up their weights before anyone goes backward. A mean of each wor
 token of a short answer more than one of a long answer, and another number of workers would train another model. With it, two
 workers' losses over 20 steps are one worker's to 4e-7 in float32, and those of a plain peft loop to 5e-7.
 
-What is checkpointed is the adapters, their two moments and the history of losses, whole tensors by name: 2.8 GB for Gemma 3 27B
+What is checkpointed is the adapters, their two moments and the history of losses, whole tensors by name: 2.7 GB for Gemma 3 27B
 at rank 32, and any number of workers takes them up, since the order of examples knows nothing of workers.
 
 Validation writes answers greedily, as the main job does, and measures how far off they are; an answer that names no place
