@@ -87,7 +87,8 @@ class Served:
             "limit_mm_per_prompt": {"image": 1},
             "mm_processor_cache_gb": 0,  # every picture is seen once
             "disable_log_stats": True,
-            "structured_outputs_config": {"disable_any_whitespace": True},  # else a random mood writes blanks to the limit
+            # Free whitespace lets a model write blanks up to its limit of tokens.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             **({"gpu_memory_utilization": self.config.gpu_memory} if cuda else _WHOLE_PROMPTS),
         }
 
@@ -177,7 +178,7 @@ def _refused(error: Exception) -> Rejection:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _environment(config: GeneratorConfig) -> None:

@@ -215,13 +215,13 @@ def _save(folder: Path, architecture: Any, config: Any, processor: Any, ends: li
             model.get_input_embeddings().weight.mul_(sharpness)
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
-    _published_names(folder / "model.safetensors")
+    published_names(folder / "model.safetensors")
     processor.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps({"seed": seed, "weights": "random"}))
     return folder
 
 
-def _published_names(weights: Path) -> None:
+def published_names(weights: Path) -> None:
     """The vision tower's names as the published Gemma 3 has them; transformers 5.19 saves them without "vision_model"."""
     tensors = load_file(weights)
     published = {re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name): tensor
