@@ -26,7 +26,7 @@ def main() -> int:
     mended = subprocess.run([sys.executable, str(HERE / "mend.py")], check=False).returncode == 0
     if there and mended:
         return 0
-    print(f"{wanted} could not be had here: multimodal LLMs run on `transformers` instead, and tests that need vLLM are skipped")
+    print(f"{wanted} could not be had here: multimodal LLMs run on `transformers`, and tests that need vLLM are skipped")
     return 1 if os.environ.get("GEOBATCH_REQUIRE_VLLM") == "1" else 0
 
 
