@@ -9,7 +9,7 @@ row cannot be split, so with `target_max_block_size=1` one slice is one block is
 Retries: Ray restarts a dead actor and gives its slice to it again, three times; the default is for ever, which a picture
 that kills its worker turns into an endless loop.
 
-What this does not cover: placement groups for tensor parallelism.
+What this does not cover: actors over several nodes. Tensor parallelism asks for its GPUs as one actor's, which are one node's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+
+from geobatch.errors import UserError
 
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
@@ -156,9 +158,15 @@ def _on_slices(stage: type[Any]) -> type[Any]:
 
     class OnSlices:
         def __init__(self, make: dict[str, Any]) -> None:
-            self.stage = stage(**make)
+            self.fault: UserError | None = None
+            try:
+                self.stage = stage(**make)
+            except UserError as error:  # raised from here, Ray would print its traceback on the user's terminal
+                self.fault = error
 
         def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+            if self.fault is not None:
+                raise self.fault
             if getattr(self.stage, "takes_tasks", False):
                 for piece in self.stage(block):
                     yield piece.to_block()

@@ -67,6 +67,7 @@ ANSWERS = pa.list_(
             pa.field("logprob", pa.float32()),  # of the answer's own characters, nats at temperature 1
             pa.field("sequence", pa.float32()),  # of the whole reply
             pa.field("tokens", pa.int32()),  # of the whole reply
+            pa.field("greedy", pa.bool_()),  # whether it is the single pass's; null counts as yes for the first
         ]
     )
 )
@@ -204,7 +205,7 @@ class Agree(Stage):
         if self.config.probability == "token":
             logs = logs / np.maximum(told["tokens"], 1)
         weight = weights(logs, there, self.config.weight, self.config.alpha, same)
-        weight[:, 0] *= self.config.first
+        weight[:, 0] *= np.where(told["greedy"][:, 0] == 0, 1.0, self.config.first)
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
 

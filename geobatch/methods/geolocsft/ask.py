@@ -106,7 +106,7 @@ class Ask(Stage):
             for sampling in self._samplings(attempt):
                 replies = self.generator.ask([asked[row] for row in rows], sampling)
                 for row, reply in zip(rows, replies, strict=True):
-                    found[row].take(reply)
+                    found[row].take(reply, greedy=sampling.temperature <= 0)
         failed = [each.fault for each in found if each.fault is not None and each.fault.reason == "failed"]
         if len(failed) == len(found) > 1:
             raise MachineError(f"the engine fails at every one of {len(found)} images: {failed[0].detail}")
@@ -144,7 +144,7 @@ class _Found:
         """Whether it is worth asking again: replies came, and none gave a place."""
         return not self.answers and self.fault is None
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: Reply, greedy: bool) -> None:
         """Adds the answers of a reply; the first reason why there was none is kept."""
         if reply.fault is not None:
             self.fault = self.fault or reply.fault
@@ -154,7 +154,7 @@ class _Found:
             if isinstance(answer, Rejection):
                 self.why = self.why or answer
             else:
-                self.answers.append(answer)
+                self.answers.append({**answer, "greedy": greedy})
 
     def fate(self) -> Rejection:
         """Why it has no place."""
@@ -163,7 +163,10 @@ class _Found:
 
 def answered(sample: Sample) -> dict[str, Any] | Rejection:
     """One reply as a struct of `ANSWERS`, or why it is none."""
-    found = parse(sample.text, finished=sample.finish != "length")
+    try:
+        found = parse(sample.text, finished=sample.finish != "length")
+    except Exception as error:  # noqa: BLE001  raised, it would have the whole batch asked again
+        return Rejection("failed", f"reading its reply: {type(error).__name__}: {error}")
     if isinstance(found, Answer):
         return {
             "latitude": found.latitude,
