@@ -41,7 +41,10 @@ def run() -> list[dict[str, object]]:
         archive = Path(scratch) / "archive"
         for copy in range(COPIES):
             shutil.copytree(DEMO / "archive", archive / str(copy))
-        pairs = [(_plain(archive, Path(scratch) / f"p{n}"), _on_ray(archive, Path(scratch) / f"r{n}")) for n in range(ROUNDS)]
+        pairs = [
+            (_plain(archive, Path(scratch) / f"p{n}"), on_ray(archive, Path(scratch) / f"r{n}", _stages()))
+            for n in range(ROUNDS)
+        ]
     pairs.sort(key=lambda pair: pair[1] / pair[0])
     plain, ours = pairs[len(pairs) // 2]
     return [
@@ -55,16 +58,14 @@ def run() -> list[dict[str, object]]:
     ]
 
 
-def _prepared(archive: Path, output: Path) -> tuple[Run, list[pa.Table], list[Hands]]:
-    """A frozen run, its tasks, and the river from Read to Write."""
-    config = ArchiveConfig(uri=str(archive), shard_rows=SHARD_ROWS)
+def prepared(archive: Path, output: Path, stages: list[Hands], rows: int) -> tuple[Run, list[pa.Table], list[Hands]]:
+    """A frozen run, its tasks, and the river from Read to Write with a method's stages in it."""
+    config = ArchiveConfig(uri=str(archive), shard_rows=rows)
     store = StoreConfig()
     run, _ = open_run(Store(store), str(output), method="geotoken", fingerprint="bench", archive={"uri": str(archive)})
     job = Flow(archive=config, output=str(output), store=store, method="geotoken", fingerprint="bench", river=[])
     frozen = _freeze(begin(run), job, Store(store), None)
     assert frozen is not None
-    card = json.loads((DEMO / "model/geobatch.json").read_text())
-    stages = locate.river(DEMO / "model", (DEMO / "model" / card["gallery"]).resolve(), locate.Locate(), cores())
     stamp = Stamp(run=run.id, method="geotoken", model="bench")
     river = [
         Hands(stage=Read, make={"archive": config, "store": store, "output": store}, cpus=0.5),
@@ -75,9 +76,15 @@ def _prepared(archive: Path, output: Path) -> tuple[Run, list[pa.Table], list[Ha
     return run, list(run.remaining(frozen)), river
 
 
-def _on_ray(archive: Path, output: Path) -> float:
+def _stages() -> list[Hands]:
+    """The demo's method."""
+    card = json.loads((DEMO / "model/geobatch.json").read_text())
+    return locate.river(DEMO / "model", (DEMO / "model" / card["gallery"]).resolve(), locate.Locate(), cores())
+
+
+def on_ray(archive: Path, output: Path, stages: list[Hands], rows: int = SHARD_ROWS) -> float:
     """Images a second between the first commit that found every pool warm and the last."""
-    _, tasks, river = _prepared(archive, output)
+    _, tasks, river = prepared(archive, output, stages, rows)
     start(river)
     seen: list[tuple[float, int]] = []
     for block in run_river(tasks, river):
@@ -89,7 +96,7 @@ def _on_ray(archive: Path, output: Path) -> float:
 
 def _plain(archive: Path, output: Path) -> float:
     """Images a second of as many processes as cores, each running every stage on its share of the shards."""
-    _, tasks, river = _prepared(archive, output)
+    _, tasks, river = prepared(archive, output, _stages(), SHARD_ROWS)
     context = multiprocessing.get_context("spawn")
     ready, go, counts = context.Barrier(cores() + 1), context.Event(), context.Queue()
     shares = [tasks[each :: cores()] for each in range(cores())]
