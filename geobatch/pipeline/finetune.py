@@ -33,7 +33,7 @@ from geobatch.methods.geolocsft.describe import describe
 from geobatch.methods.geolocsft.examples import Written, read, write
 from geobatch.methods.geolocsft.prompts import Form
 from geobatch.methods.geolocsft.train import Fit
-from geobatch.pipeline.folder import CARD, local_folder
+from geobatch.pipeline.folder import CARD, fingerprint_of_base, local_folder
 from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
 from geobatch.train import lora
@@ -44,9 +44,6 @@ ADAPTER, MERGED = "adapter", "merged"
 
 #: Examples that cannot be used, named in the error.
 _NAMED = 5
-
-#: Bytes read of a large file at each of as many places, for its fingerprint.
-_PIECE, _PIECES = 1 << 20, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,28 +201,6 @@ def _counted(base: str, tuning: Tuning) -> lora.Counts:
     with torch.device("meta"):
         model = transformers.AutoModelForImageTextToText.from_config(config)
     return lora.counts(lora.attach(model, tuning.lora))
-
-
-def fingerprint_of_base(base: str) -> str:
-    """SHA-256 over names, sizes and bytes of a folder's files, of large ones 16 MiB in even steps; a hub name is itself.
-
-    A fine-tuned copy differs everywhere, so a sample tells: hashing all 55 GB of Gemma 3 27B takes minutes, this a second.
-    """
-    folder = Path(base)
-    total = hashlib.sha256()
-    if not folder.is_dir():
-        return hashlib.sha256(base.encode()).hexdigest()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode())
-        with path.open("rb") as file:
-            if size <= _PIECE * _PIECES:
-                total.update(file.read())
-                continue
-            for piece in range(_PIECES):
-                file.seek(piece * (size - _PIECE) // (_PIECES - 1))
-                total.update(file.read(_PIECE))
-    return total.hexdigest()
 
 
 def _name(written: Written, base: str, config: GeoLocSftTrain) -> str:

@@ -16,7 +16,7 @@ from geobatch.errors import UserError
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.pipeline.flow import described
-from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, local_folder
+from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, fingerprint_of_base, local_folder
 from geobatch.store import Store
 
 #: Each has `Locate`, its settings.
@@ -86,9 +86,12 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
             adapter=str(folder / about["adapter"]),
             form=about["form"],
         )
-        return _geolocsft(
-            store, asked, who, {"adapter": fingerprint_of(folder / about["adapter"], leave=("README.md",))}, workers
-        )
+        if is_path(named) and about.get("base_fingerprint") not in (None, fingerprint_of_base(who.base)):
+            raise UserError(
+                f"{who.base} is not the base that {asked.model} was trained on, or has changed since; restore it or train again"
+            )
+        adapter = fingerprint_of(folder / about["adapter"], leave=("README.md",))
+        return _geolocsft(store, asked, who, {"adapter": adapter}, workers)
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
 
 
@@ -137,7 +140,7 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
     base = Path(who.base)
     if not (base / "config.json").is_file() and not (base / scripted.FILE).is_file():
         raise UserError(f"{who.base} holds no vision-language model (no config.json); give the whole folder of one")
-    decides = {**geolocsft.decides(who, settings), "base": fingerprint_of(base, leave=("README.md",)), **trained}
+    decides = {**geolocsft.decides(who, settings), "base": fingerprint_of_base(who.base), **trained}
     if settings.hints:
         if asked.gallery is None or settings.hint_encoder is None:
             raise UserError("hints come from a gallery and its encoder; give --gallery and --geolocsft.hint-encoder")

@@ -30,7 +30,8 @@ from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.config import Tuning, Validation
 from geobatch.methods.geolocsft.data import joined
 from geobatch.methods.geolocsft.train import HISTORY, Fit
-from geobatch.pipeline.finetune import GeoLocSftTrain, Make, finetune, fingerprint_of_base
+from geobatch.pipeline.finetune import GeoLocSftTrain, Make, finetune
+from geobatch.pipeline.folder import fingerprint_of_base
 from geobatch.train.loop import Loop, Worker, fit
 from geobatch.train.lora import LoRA
 from tests.engine import tiny
@@ -202,7 +203,7 @@ def test_what_is_missing_or_of_no_use_is_said(lesson: Lesson, tmp_path: Path) ->
 
 
 def test_the_fingerprint_of_a_base_is_of_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geobatch.pipeline.finetune._PIECE", 1000)
+    monkeypatch.setattr("geobatch.pipeline.folder._PIECE", 1000)
     (tmp_path / "base").mkdir()
     weights = bytearray(os.urandom(100_000))
     (tmp_path / "base/model.safetensors").write_bytes(weights)

@@ -28,9 +28,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +37,8 @@ import pyarrow.compute as pc
 
 from geobatch.errors import UserError
 from geobatch.geo import distance, point, s2
+from geobatch.methods.geolocsft.forms import leaks, strings
 from geobatch.methods.geolocsft.near import MOST_BITS, dhash, near_earlier, near_pairs
-from geobatch.methods.geolocsft.prompts import leaks
 
 __all__ = ["LOOKS", "REASONS", "Curated", "Curation", "curate", "dhash", "near_pairs", "water_filled"]
 
@@ -173,18 +171,10 @@ def _looks(text: str | None) -> list[list[str]] | None:
     try:
         caption = json.loads(text or "")
         thinking = caption["thinking"]
-        looks = [_WORD.findall(" ".join(_strings(thinking[look])).casefold()) for look in LOOKS]
+        looks = [_WORD.findall(" ".join(strings(thinking[look])).casefold()) for look in LOOKS]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return looks if all(looks) else None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
 
 
 def _ranks(names: list[str], seed: int) -> Positions:

@@ -175,8 +175,8 @@ def leaks(caption: dict[str, Any], latitude: float, longitude: float) -> bool:
     Reasoning is every string outside `answer`. It leaks with a decimal of two or more places, or degrees and minutes, within
     0.01° of a coordinate, sign left out; the strings of `answer`, too, leak with words such as "given coordinates".
     """
-    reasoning = "\n".join(_strings({key: part for key, part in caption.items() if key not in ("answer", "image_id")}))
-    if _BETRAYING.search(reasoning) or _BETRAYING.search("\n".join(_strings(caption.get("answer")))):
+    reasoning = "\n".join(strings({key: part for key, part in caption.items() if key not in ("answer", "image_id")}))
+    if _BETRAYING.search(reasoning) or _BETRAYING.search("\n".join(strings(caption.get("answer")))):
         return True
     numbers = [float(found.replace(",", ".")) for found in _DECIMAL.findall(reasoning)]
     numbers += [abs(angle.degrees) for angle in angles(plain(reasoning)) if angle.marked and angle.degrees % 1]
@@ -229,12 +229,13 @@ def _outline(value: Any, depth: int = 0) -> Iterator[str]:
                 yield from _outline({item["eliminated_region"]: item["reasons"]}, depth + 1)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, names left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
+            yield from strings(inner)
 
 
 def _one_line(value: Any) -> str:
