@@ -124,6 +124,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def cluster_gpus() -> float:
+    """GPUs of the cluster that this process has joined; 0 before it has."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0.0
+
+
 def through(dataset: Any, hands: Hands) -> Any:
     """Appends a stage to a Ray dataset of slices, as a pool of actors."""
     import ray

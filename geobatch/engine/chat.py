@@ -99,3 +99,14 @@ def adapter_rank(adapter: Path) -> int:
         return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{adapter} is no LoRA adapter ({error}); give a folder with adapter_config.json") from None
+
+
+def sees(adapter: Path) -> bool:
+    """Whether a PEFT adapter changes the vision tower, too."""
+    from safetensors import safe_open
+
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        return False
+    with safe_open(path, "pt") as opened:
+        return any("vision_tower" in name or ".visual." in name for name in opened.keys())  # noqa: SIM118  no mapping

@@ -21,8 +21,9 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +56,33 @@ class _Health:
     tokens: int = 0
 
 
+class _Places:
+    """A semaphore of which one may take several at once; whoever wants more than there are takes all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = self.free = count
+        self.freed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def taken(self, wanted: int) -> AsyncIterator[None]:
+        places = min(wanted, self.count)
+        async with self.freed:
+            await self.freed.wait_for(lambda: self.free >= places)
+            self.free -= places
+        try:
+            yield
+        finally:
+            async with self.freed:
+                self.free += places
+                self.freed.notify_all()
+
+
 class Generator:
     """A backend that is asked from any thread, restarted when it dies, and never given up for one request.
 
     Args:
         backend: not yet open; it is opened here.
-        in_flight: requests under way at most.
+        in_flight: replies under way at most, over all requests.
         deadline_s: seconds of one request, from when it is under way.
 
     Raises:
@@ -74,7 +96,7 @@ class Generator:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="generator", daemon=True)
         self._thread.start()
-        self._places, self._gate, self._probing = asyncio.Semaphore(in_flight), asyncio.Event(), asyncio.Lock()
+        self._places, self._gate, self._probing = _Places(in_flight), asyncio.Event(), asyncio.Lock()
         self._under_way: set[_Ticket] = set()
         self._broken: Exception | None = None
         self._starting, self._lived = True, -math.inf
@@ -111,7 +133,7 @@ class Generator:
         return list(await asyncio.gather(*(self._reply(ticket) for ticket in tickets)))
 
     async def _reply(self, ticket: _Ticket) -> Reply:
-        async with self._places:
+        async with self._places.taken(ticket.sampling.draws if ticket.sampling.temperature > 0 else 1):
             while ticket.reply is None:
                 await self._gate.wait()
                 if self._broken is not None:
@@ -122,10 +144,13 @@ class Generator:
 
     async def _attempt(self, ticket: _Ticket) -> None:
         self._under_way.add(ticket)
+        engine = self.health.engine
         try:
             ticket.reply = await self._once(ticket)
         except Dead:
-            if self._gate.is_set():  # the first to notice; all under way now are suspects
+            # The first to notice; all under way now are suspects. Whoever waited for an engine that is gone already, and
+            # was answered or is to be asked again, must not take the new one down.
+            if self._gate.is_set() and self.health.engine == engine:
                 self._gate.clear()
                 self._starting = True
                 self._examining = asyncio.create_task(self._examine(list(self._under_way)))

@@ -79,6 +79,7 @@ class Plain:
                 **inputs,
                 max_new_tokens=min(sampling.max_tokens, self.context - length),
                 max_time=self.config.deadline_s,
+                repetition_penalty=1.0,  # a model's own generation_config may have another; vLLM has none here
                 logits_processor=transformers.LogitsProcessorList([recorder, *self._guides(sampling)]),
                 **({"do_sample": False} if greedy else {"do_sample": True, "temperature": sampling.temperature,
                    "top_p": sampling.top_p, "top_k": 0, "num_return_sequences": sampling.draws}),

@@ -26,7 +26,7 @@ class GeneratorConfig:
     context: int = 8192
     """Tokens of prompt, picture and reply together, at most; the model's own limit if that is less."""
     in_flight: int = 256
-    """Requests under way in one engine at most."""
+    """Replies under way in one engine at most; a request of ten draws takes ten places."""
     gpu_memory: float = 0.9
     """Share of a GPU's memory that vLLM takes."""
     cpu_cache_gib: int = 2
@@ -87,8 +87,8 @@ class Sample:
 
     Fields:
         text: without special tokens.
-        logprob: sum of the tokens' log-probabilities (natural, the model's own at temperature 1, before any guidance), the
-            end of turn included.
+        logprob: sum of the tokens' log-probabilities (natural, the model's own at temperature 1), the end of turn included.
+            Of a guided reply transformers gives the model's own, vLLM those among the tokens that the guide allowed.
         logprobs: of each token.
         offsets: where each token begins in `text`.
         finish: "stop", or "length" where `max_tokens` or the context cut it off.

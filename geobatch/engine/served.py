@@ -2,7 +2,8 @@
 
 All draws of a request are one request of vLLM's: its prompt is computed once and its key-value blocks are shared by the draws,
 and the blocks of a fixed beginning (instructions before the picture) by all requests. Log-probabilities are the model's own,
-before temperature and guidance. The engine's core runs in a process of its own, so its death is an error here and not ours.
+before temperature; those of a guided reply are among the tokens that the guide allowed, since vLLM masks before it computes
+them. The engine's core runs in a process of its own, so its death is an error here and not ours.
 
 `tensor_parallel` GPUs of one node hold the model together; the actor asks Ray for that many, which come from one node.
 
@@ -20,7 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from geobatch.engine.chat import Chat, adapter_rank, image
+from geobatch.engine.chat import Chat, adapter_rank, image, sees
 from geobatch.engine.request import Dead, GeneratorConfig, Reply, Request, Sample, Sampling
 from geobatch.errors import MachineError, Rejection, UserError
 
@@ -62,6 +63,9 @@ class Served:
         adapter: dict[str, Any] = {}
         if self.adapter is not None:
             rank = adapter_rank(self.adapter)
+            if sees(self.adapter):
+                raise UserError(f"{self.adapter} also adapts the vision tower, which vLLM's adapters do not reach; train with "
+                                "--merge and serve merged/ with --method geolocsft")  # fmt: skip
             adapter = {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(each for each in _RANKS if each >= rank)}
             self._lora = LoRARequest("adapter", 1, str(self.adapter))
         try:
@@ -89,13 +93,17 @@ class Served:
             "disable_log_stats": True,
             # Free whitespace lets a model write blanks up to its limit of tokens.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-            **({"gpu_memory_utilization": self.config.gpu_memory} if cuda else _WHOLE_PROMPTS),
+            **({"gpu_memory_utilization": self.config.gpu_memory, "max_num_batched_tokens": 8192} if cuda else _WHOLE_PROMPTS),
         }
 
     async def close(self) -> None:
         """See `Backend`."""
         engine, self.engine = self.engine, None
         if engine is not None:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            with contextlib.suppress(Exception):  # shutting down leaves those who wait waiting, so they are told first
+                engine.output_processor.propagate_error(EngineDeadError())
             with contextlib.suppress(Exception):
                 engine.shutdown()
 

@@ -175,10 +175,11 @@ class Vision:
         model: as for `network`.
         batch: pictures that go through the network together.
         precision: of the network's arithmetic; "auto" takes bfloat16 where the hardware has it.
+        device: "auto" takes a GPU that this process sees.
     """
 
-    def __init__(self, model: str, batch: int = 256, precision: Precision = "auto") -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, model: str, batch: int = 256, precision: Precision = "auto", device: str = "auto") -> None:
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.network = network(model).to(self.device).eval()
         self.batch = batch
         self.bf16 = precision == "bfloat16" or (precision == "auto" and bf16_pays(self.device))

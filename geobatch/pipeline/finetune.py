@@ -34,6 +34,7 @@ from geobatch.methods.geolocsft.examples import Written, read, write
 from geobatch.methods.geolocsft.prompts import Form
 from geobatch.methods.geolocsft.train import Fit
 from geobatch.pipeline.folder import CARD, fingerprint_of_base, local_folder
+from geobatch.pipeline.methods import base_of, is_path
 from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
 from geobatch.train import lora
@@ -116,6 +117,8 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     for name in ("captions", "output"):
         if not getattr(config, name):
             raise UserError(f"nothing is given as --{name}; say where the {name} {'are' if name == 'captions' else 'goes'}")
+    if config.output.startswith("s3://"):
+        raise UserError(f"a model is written to a folder, not to {config.output}; copy it into the bucket afterwards")
     store = Store(config.store)
     base = _base(store, config, preset)
     output = Path(config.output).resolve()  # training workers have a directory of their own
@@ -124,27 +127,46 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     written = _written(store, config, base, path)
     kept, held = split(written.examples, config.validation, config.tuning.seed)
     identity = fingerprint_of_base(base)
-    make = Make(base, str(path), config.form, config.tuning, config.validation, config.decode)
+    name = _name(written, identity, config)
+    card = _made(output, name)
+    if card is None:
+        say(f"{Path(base).name}: {_counted(base, config.tuning)}")
+        make = Make(base, str(path), config.form, config.tuning, config.validation, config.decode)
+        spent = _trained(config, loop, make, (len(kept), len(held)), output, name)
+        named = config.base if config.base.startswith("s3://") else base  # a copy of this machine's is no name elsewhere
+        card = {**_card(config, named, identity, len(kept), len(held), spent), "name": name}
+        (output / ADAPTER / "README.md").write_text(describe(card, written.digest))
+        (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if config.merge and "merged" not in card:  # after the card: what is trained can be used, whatever becomes of this
+        _merge(base, output)
+        card["merged"] = MERGED
+        (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    shutil.rmtree(work, ignore_errors=True)
+    _told(output, card)
+    return card
+
+
+def _trained(
+    config: GeoLocSftTrain, loop: Loop, make: Make, images: tuple[int, int], output: Path, name: str
+) -> dict[str, float]:
+    """Trains on Ray, telling how far it is; returns its figures."""
     start([Hands(stage=Make, workers=loop.workers, cpus=loop.cpus)], config.address)
-    steps = config.tuning.steps or max(1, math.ceil(config.tuning.epochs * len(kept) / config.tuning.batch))
-    say(f"{Path(base).name}: {_counted(base, config.tuning)}")
-    say(f"training on {len(kept):,} images, {len(held):,} kept out: {steps:,} steps of {config.tuning.batch}, "
+    steps = config.tuning.steps or max(1, math.ceil(config.tuning.epochs * images[0] / config.tuning.batch))
+    say(f"training on {images[0]:,} images, {images[1]:,} kept out: {steps:,} steps of {config.tuning.batch}, "
         f"{loop.workers} workers, {loop.parallel}")  # fmt: skip
     with Progress("trained", steps, unit="steps") as progress:
 
         def watch(step: int, steps: int, loss: float) -> None:
             progress.add(step - progress.done, f"loss {loss:.3f}")
 
-        spent = fit(make, output / ADAPTER, name=_name(written, identity, config), loop=loop, watch=watch)
-    card = _card(config, base, identity, len(kept), len(held), spent)
-    (output / ADAPTER / "README.md").write_text(describe(card, written.digest))
-    if config.merge:
-        _merge(base, output)
-        card["merged"] = MERGED
-    (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
-    shutil.rmtree(work, ignore_errors=True)
-    _told(output, card)
-    return card
+        return fit(make, output / ADAPTER, name=name, loop=loop, watch=watch)
+
+
+def _made(output: Path, name: str) -> dict[str, Any] | None:
+    """The card of a training that has ended already, so that the same command does not begin it again."""
+    path = output / CARD
+    card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return card if card.get("name") == name and (output / ADAPTER).is_dir() else None
 
 
 def _needs(config: GeoLocSftTrain, preset: Preset | None, loop: Loop) -> str:
@@ -173,8 +195,9 @@ def _base(store: Store, config: GeoLocSftTrain, preset: Preset | None) -> str:
     base = config.base or (preset.base if preset else "")
     if not base:
         raise UserError("there is no base model; give --base or --preset")
-    if base.startswith(("s3://", "file://", "/", ".")) or Path(base).is_dir():
+    if is_path(base):
         return str(local_folder(store, base, "base model"))
+    base_of(store, base)  # fetched here, before workers wait for each other within a deadline
     return base
 
 
@@ -232,9 +255,7 @@ def _plain(value: float) -> float | None:
 def _merge(base: str, output: Path) -> None:
     folder = Path(base)
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(base))
+        folder = Path(base_of(Store(None), base))
     shutil.rmtree(output / MERGED, ignore_errors=True)
     merge(folder, output / ADAPTER, output / MERGED)
 

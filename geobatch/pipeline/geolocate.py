@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores
+from geobatch.actors import Hands, cores, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geolocsft import locate as geolocsft
@@ -23,6 +24,10 @@ from geobatch.store import Store, StoreConfig, join
 
 #: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
 ANSWER_VERSION = 1
+
+
+#: Images of a slice whose pictures are 2 to 3 MB each.
+_LARGE_PICTURES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ class GeolocateBucket:
     max_bytes: int = ArchiveConfig.max_bytes
     """Encoded bytes above which an image is rejected unread."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """How pictures are decoded."""
+    """How pictures are decoded; with GeoLocSFT a side that is not given is what the student was trained at, or 896."""
     geotoken: geotoken.Locate = field(default_factory=geotoken.Locate)
     """Settings of the method GeoToken."""
     geolocsft: geolocsft.Locate = field(default_factory=geolocsft.Locate)
@@ -77,8 +82,14 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         MachineError: workers kept failing; the same call takes the run up again.
     """
     workers = config.workers or cores()
+    if (config.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+        start([], config.address)  # whether engines ask for GPUs depends on what the cluster has
     chosen = choose(Store(config.store), config, workers)
     decode = replace(config.decode, exif=not config.no_exif)
+    rows = config.shard_rows
+    if chosen.side is not None:
+        decode = replace(decode, side=chosen.side if decode.side == DecodeConfig.side else decode.side)
+        rows = min(rows, _LARGE_PICTURES)
     decides = {
         "answer_version": ANSWER_VERSION,
         "method": chosen.method,
@@ -94,7 +105,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
                 include=config.include,
                 exclude=config.exclude,
                 max_bytes=config.max_bytes,
-                shard_rows=config.shard_rows,
+                shard_rows=rows,
             ),
             output=config.output,
             store=config.store,

@@ -55,11 +55,17 @@ class Chosen:
         method: its name.
         decides: what of model, gallery and settings decides a row, as JSON.
         river: its stages, from pictures to places.
+        side: pixels of the pictures' shorter side that the model was made for, or None.
     """
 
     method: str
     decides: dict[str, Any]
     river: list[Hands]
+    side: int | None = None
+
+
+#: Of a vision-language model that says nothing of it: what Gemma 3 reads.
+_SIDE = 896
 
 
 def choose(store: Store, asked: Asked, workers: int) -> Chosen:
@@ -72,7 +78,7 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
         raise UserError(f"there is no method {asked.method!r}; use one of {', '.join(METHODS)}")
     if asked.method == "geolocsft" and not _carded(store, asked.model):
         who = geolocsft.Student(base=base_of(store, asked.model), form=asked.geolocsft.form)
-        return _geolocsft(store, asked, who, {}, workers)
+        return _geolocsft(store, asked, who, {}, workers, _SIDE)
     folder = local_folder(store, asked.model, "model")
     about = card(folder)
     if asked.method not in (None, about["method"]):
@@ -91,7 +97,8 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
                 f"{who.base} is not the base that {asked.model} was trained on, or has changed since; restore it or train again"
             )
         adapter = fingerprint_of(folder / about["adapter"], leave=("README.md",))
-        return _geolocsft(store, asked, who, {"adapter": adapter}, workers)
+        side = about.get("config", {}).get("decode", {}).get("side", _SIDE)
+        return _geolocsft(store, asked, who, {"adapter": adapter}, workers, side)
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
 
 
@@ -135,7 +142,7 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
     return Chosen("geotoken", decides, geotoken.river(folder, gallery, asked.geotoken, workers))
 
 
-def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict[str, Any], workers: int) -> Chosen:
+def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict[str, Any], workers: int, side: int) -> Chosen:
     settings = asked.geolocsft
     base = Path(who.base)
     if not (base / "config.json").is_file() and not (base / scripted.FILE).is_file():
@@ -148,4 +155,4 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
         encoder = local_folder(store, settings.hint_encoder, "encoder")
         decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
         who = geolocsft.Student(**{**vars(who), "gallery": str(gallery), "encoder": str(encoder)})
-    return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers))
+    return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side)

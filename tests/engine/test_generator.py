@@ -119,6 +119,40 @@ def test_a_request_that_hangs_the_whole_engine_is_found_too() -> None:
     generator.close()
 
 
+def test_who_waited_for_an_engine_that_is_gone_does_not_take_the_new_one_down() -> None:
+    """The first request hangs the engine; the second enters later and its own deadline ends after the new engine is up."""
+    generator, found = Generator(Stuck({"*": ["fine"]}), deadline_s=0.6, probe_s=0.2), {}
+
+    def ask(name: str) -> None:
+        found[name] = fates(generator.ask(requests(name), Sampling()))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("hang", "b")]
+    threads[0].start()
+    time.sleep(0.4)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert found == {"hang": ["crashed"], "b": ["fine"]}
+    assert generator.health.deaths == 3 and generator.backend.opened == 4, "the killer's own three deaths"  # type: ignore[attr-defined]
+    generator.close()
+
+
+def test_ten_draws_take_ten_places_and_more_than_there_are_takes_all(desk: Any) -> None:
+    generator, under_way = desk({"a": ["x"] * 10}, in_flight=20), []
+    answer = generator.backend.answer
+
+    async def watched(request: Request, sampling: Sampling) -> Reply:
+        under_way.append(len(generator._under_way))
+        return await answer(request, sampling)
+
+    generator.backend.answer = watched
+    many = [Request(f"a{n}", requests("a")[0].messages) for n in range(8)]
+    assert len(generator.ask(many, Sampling(draws=10, temperature=1))) == 8 and max(under_way) == 2
+    assert len(generator.ask(many, Sampling(draws=99, temperature=1))) == 8
+    assert max(under_way[8:]) == 1
+    assert len(generator.ask(many, Sampling(draws=10))) == 8 and max(under_way[16:]) == 8, "greedy is one reply"
+
+
 class Broken(Scripted):
     """Starts `starts` times, then never."""
 

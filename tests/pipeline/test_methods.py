@@ -48,6 +48,13 @@ def test_what_decides_a_row_is_in_its_fingerprint_and_what_does_not_is_not(stude
     assert chosen(student).decides != before
 
 
+def test_pictures_are_as_large_as_the_student_was_trained_at(student: Path) -> None:
+    assert chosen(student).side == 896 and chosen(student.parent / "base", method="geolocsft").side == 896
+    card = json.loads((student / "geobatch.json").read_text())
+    (student / "geobatch.json").write_text(json.dumps({**card, "config": {"decode": {"side": 448}}}))
+    assert chosen(student).side == 448
+
+
 def test_an_adapter_on_another_base_is_refused(student: Path) -> None:
     (student.parent / "base/scripted.json").write_text('{"replies": {"*": ["changed"]}}')
     with pytest.raises(UserError, match=r"is not the base that .* was trained on"):

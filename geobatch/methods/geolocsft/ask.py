@@ -104,10 +104,11 @@ class Ask(Stage):
             if not rows:
                 break
             for sampling in self._samplings(attempt):
-                replies = self.generator.ask([asked[row] for row in rows], sampling)
-                for row, reply in zip(rows, replies, strict=True):
+                sound = [row for row in rows if found[row].fault is None]  # what killed the greedy request is not asked again
+                replies = self.generator.ask([asked[row] for row in sound], sampling)
+                for row, reply in zip(sound, replies, strict=True):
                     found[row].take(reply, greedy=sampling.temperature <= 0)
-        failed = [each.fault for each in found if each.fault is not None and each.fault.reason == "failed"]
+        failed = [each.fault for each in found if each.fault is not None and each.fault.reason in ("failed", "timeout")]
         if len(failed) == len(found) > 1:
             raise MachineError(f"the engine fails at every one of {len(found)} images: {failed[0].detail}")
         answers = pa.array([each.answers or None for each in found], ANSWERS)

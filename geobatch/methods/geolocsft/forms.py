@@ -118,7 +118,7 @@ TAG_PATTERN = rf"<answer>\nlat: {_LATITUDE}\nlon: {_LONGITUDE}\n</answer>"
 
 #: Reasoning, then the tag. The bound holds any geo-caption's outline and brings a guided model to its answer within about 4,000
 #: tokens of English.
-REASONED_TAG_PATTERN = rf"[^<]{{1,16000}}{TAG_PATTERN}"
+REASONED_TAG_PATTERN = rf"[^<]{{1,6000}}{TAG_PATTERN}"
 
 
 def tag(latitude: float, longitude: float) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from geobatch.engine.gallery import load
 from geobatch.engine.pixels import pictures_of
-from geobatch.engine.vision import Precision, Vision
+from geobatch.engine.vision import Vision
 from geobatch.schema import NEIGHBOURS
 from geobatch.stage import Stage
 
@@ -26,13 +26,13 @@ class Hint(Stage):
         gallery: folder of the gallery.
         count: neighbours an image.
         batch: pictures that go through the encoder together.
-        precision: of its arithmetic.
     """
 
     adds = (pa.field("neighbours", NEIGHBOURS), pa.field("hints", pa.list_(pa.string())))
 
-    def __init__(self, encoder: str, gallery: str, count: int = 5, batch: int = 256, precision: Precision = "auto") -> None:
-        self.vision, self.gallery, self.count = Vision(encoder, batch=batch, precision=precision), load(Path(gallery)), count
+    def __init__(self, encoder: str, gallery: str, count: int = 5, batch: int = 256) -> None:
+        # On a CPU: an actor that asks for no GPU sees them all, and vLLM counts on having its own to itself.
+        self.vision, self.gallery, self.count = Vision(encoder, batch=batch, device="cpu"), load(Path(gallery)), count
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs PICTURE's columns."""

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from geobatch.actors import Hands
+from geobatch.actors import Hands, cluster_gpus
 from geobatch.engine.opening import chosen
 from geobatch.engine.request import GeneratorConfig
 from geobatch.methods.geolocsft.agree import Agree, Consensus
@@ -82,7 +82,7 @@ def on_gpus(who: Student, config: GeneratorConfig) -> bool:
         return bool(config.gpu)
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.is_available() or cluster_gpus() > 0
 
 
 def decides(who: Student, settings: Locate) -> dict[str, Any]:

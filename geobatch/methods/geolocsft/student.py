@@ -63,6 +63,6 @@ class Student(nn.Module):
         """Greedy answers (B, at most `tokens`) to left-padded prompts."""
         ids: Tensor = self.model.get_base_model().generate(
             **inputs, max_new_tokens=tokens, do_sample=False, num_beams=1, use_cache=True, synced_gpus=synced,
-            temperature=None, top_p=None, top_k=None,
+            temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
         )  # fmt: skip
         return ids[:, inputs["input_ids"].shape[1] :]
