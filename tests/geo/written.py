@@ -107,7 +107,7 @@ PROSE = [
 
 
 def growth(work: Callable[[str], object], piece: str, short: int = 2_500, times: int = 8) -> float:
-    """How many times this thread's processor time grows when a text of repeated pieces becomes `times` as long; the least of three."""
+    """How many times this thread's time grows as a text of repeated pieces becomes `times` as long; the least of three."""
 
     def cost(length: int) -> float:
         text = (piece * (length // len(piece) + 1))[:length]
