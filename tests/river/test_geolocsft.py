@@ -129,6 +129,7 @@ def test_a_consensus_of_several_answers(asked: Asked, s3: S3Server) -> None:
     assert other.status == 2 and "--relocate" in other.output, "another way of asking may not mix with this table"
 
 
+@pytest.mark.torture  # test_overfit sends a model that has learnt something the same way
 @pytest.mark.timeout(300)
 def test_vllm_serves_a_random_model_through_the_whole_job(asked: Asked, s3: S3Server, vllm_there: None, tmp_path: Path) -> None:
     """What a random model says is no place, unless it is guided: then it is one, anywhere."""

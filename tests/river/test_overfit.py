@@ -6,6 +6,7 @@ The base is a tiny Gemma 3 in float32, under the names of the published files, w
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from geobatch.engine.request import Request, Sampling
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.prompts import messages, student
+from geobatch.pipeline.folder import fingerprint_of_base
 from geobatch.sink import read
 from tests.engine import tiny
 from tests.engine.conftest import CONFIG
@@ -40,26 +42,39 @@ ASKING = [
 
 @dataclass(frozen=True)
 class Learnt:
-    """A folder with `archive` and `student`, and the crops."""
+    """A folder with `base`, `archive` and `student`, the crops, and what the training job said."""
 
     folder: Path
     crops: list[pupil.Example]
+    told: str
+
+
+def arguments(folder: Path) -> list[str]:
+    """Of the training job."""
+    paths = (
+        "--captions",
+        str(folder / "captions.parquet"),
+        "--base",
+        str(folder / "base"),
+        "--output",
+        str(folder / "student"),
+    )
+    return [*paths, *TRAINING]
 
 
 @pytest.fixture(scope="module")
 def learnt(vllm_there: None, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     folder = tmp_path_factory.mktemp("learnt")
     found = pupil.crops(12)
-    base = pupil.base(tiny.gemma3, folder / "base")
+    pupil.base(tiny.gemma3, folder / "base")
     tiny.published_names(folder / "base/model.safetensors")
-    captions = pupil.captions(folder / "captions.parquet", found)
+    pupil.captions(folder / "captions.parquet", found)
     (folder / "archive").mkdir()
     for each in found:
         (folder / "archive" / f"{each.image_id.replace('/', '_')}.png").write_bytes(each.image)
-    given = ["--captions", str(captions), "--base", base, "--output", str(folder / "student"), *TRAINING]
-    ended = run_job(*given, job="geolocsft_train", limit=400)
+    ended = run_job(*arguments(folder), job="geolocsft_train", limit=400)
     assert ended.status == 0, ended.output
-    return Learnt(folder, found)
+    return Learnt(folder, found, ended.output)
 
 
 def test_vllm_with_the_adapter_returns_the_coordinates_of_crops_learnt_by_two_workers(learnt: Learnt) -> None:
@@ -74,6 +89,27 @@ def test_vllm_with_the_adapter_returns_the_coordinates_of_crops_learnt_by_two_wo
         if (row := rows[f"{each.image_id.replace('/', '_')}.png"])["status"] == "placed"
     ]
     assert (np.array(off) <= 1).sum() >= 10, off
+
+
+def test_the_folder_and_the_job_say_what_was_done(learnt: Learnt) -> None:
+    base, output = learnt.folder / "base", learnt.folder / "student"
+    card = json.loads((output / "geobatch.json").read_text())
+    assert (card["method"], card["adapter"], card["merged"], card["form"]) == ("geolocsft", "adapter", "merged", "tag")
+    assert (card["base"], card["images"], card["validation"]) == (str(base), 12, {})
+    assert card["base_fingerprint"] == fingerprint_of_base(str(base)) and card["training"]["steps"] == 260
+    assert card["config"]["tuning"]["lora"] == {"rank": 32, "alpha": 64, "dropout": 0.0, "vision": False}
+    readme = (output / "adapter/README.md").read_text()
+    assert f"base_model: {base}" in readme and "12 pictures" in readme and "rank 32" in readme
+    assert "base: 77,824 of " in learnt.told and " %), in down_proj × 2, gate_proj × 2" in learnt.told
+    assert "training on 12 images, 0 kept out: 260 steps of 12, 2 workers, ddp" in learnt.told
+    assert not (learnt.folder / ".student.work").exists()
+
+
+def test_the_same_command_does_not_train_again(learnt: Learnt) -> None:
+    before = (learnt.folder / "student/adapter/adapter_model.safetensors").stat().st_mtime_ns
+    ended = run_job(*arguments(learnt.folder), job="geolocsft_train", limit=200)
+    assert ended.status == 0 and "trained:" not in ended.output, ended.output
+    assert (learnt.folder / "student/adapter/adapter_model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_merged_checkpoint_loads_in_vllm_and_says_what_transformers_says(learnt: Learnt) -> None:
