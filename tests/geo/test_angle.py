@@ -114,6 +114,8 @@ def test_spans_are_in_order_and_read_the_same_alone(text: str) -> None:
     for angle in angles(normal):
         assert end <= angle.start < angle.end <= len(text)
         end = angle.end
+        if normal[end : end + 1].strip():
+            continue  # a unit or hemisphere that follows may have been weighed and refused; alone it is not there
         again = [other.degrees for other in angles(normal[angle.start : angle.end])]
         assert angle.fault or again[:1] == [angle.degrees] or angle.comma
 

@@ -62,7 +62,7 @@ def test_files_that_kill_stall_or_bloat_their_decoder_are_one_rejection_each(tin
         (archive / name).write_bytes(content)
     _, rows = located(
         archive, tmp_path / "out", tiny.model,
-        *("--decode.plugins", "tests.river.hostile_format", "--decode.deadline-s", "3"),
+        *("--decode.plugins", "tests.river.hostile_format", "--decode.deadline-s", "8"),
         *("--decode.memory-bytes", str(600 << 20)),
     )  # fmt: skip
     named = {Path(name).name: row for name, row in rows.items()}
