@@ -11,7 +11,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Raised by hand whenever a column of PLACE changes its name, type or meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: The radii, in km, at which the field publishes its figures and at which a place states its probability.
 RADII_KM = (1, 25, 200, 750, 2500)
@@ -105,6 +105,15 @@ LOCATED = [
     pa.field("neighbours", NEIGHBOURS),
 ]
 
+#: What a method may say beside its place; the sink writes null where it does not.
+CONFIDENCE = [
+    pa.field("radius_90_km", pa.float32()),  # the truth lies this near the place with probability 0.9
+    pa.field("area", pa.string()),  # S2 token of the finest cell that holds the truth with probability >= 0.9
+    pa.field("area_probability", pa.float32()),  # of that cell
+    pa.field("chosen_by", pa.string()),  # the selector that chose the place
+    pa.field("fallback", pa.string()),  # why it was not the selector that was asked for; null: it was
+]
+
 #: One row of the table. The README documents each column.
 PLACE = pa.schema(
     [
@@ -117,7 +126,9 @@ PLACE = pa.schema(
         *LOCATED[:2],
         pa.field("geometry", pa.binary()),  # WKB point, OGC:CRS84
         pa.field("s2_token", pa.string()),  # of the level-20 cell
-        *LOCATED[2:],
+        *LOCATED[2 : 3 + len(RADII_KM)],
+        *CONFIDENCE,
+        *LOCATED[3 + len(RADII_KM) :],
         pa.field("exif_latitude", pa.float64()),
         pa.field("exif_longitude", pa.float64()),
         pa.field("exif_time", pa.string()),

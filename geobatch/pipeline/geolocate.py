@@ -23,7 +23,7 @@ from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig, join
 
 #: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
-ANSWER_VERSION = 1
+ANSWER_VERSION = 2
 
 
 #: Images of a slice whose pictures are 2 to 3 MB each.

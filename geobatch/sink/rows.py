@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geobatch.errors import MachineError
-from geobatch.geo import point, s2
-from geobatch.schema import LAYOUTS, PLACE, SCHEMA_VERSION
+from geobatch.geo import cell, point, s2
+from geobatch.schema import CONFIDENCE, LAYOUTS, PLACE, SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,9 @@ def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
         raise MachineError(f"{lost} images came to the sink with neither a place nor a reason: a bug, report it")
     if layout := LAYOUTS.get(stamp.method):
         return placed.select(layout.names).cast(layout)
+    for field in CONFIDENCE:
+        if field.name not in placed.column_names:
+            placed = placed.append_column(field, pa.nulls(len(placed), field.type))
     if stamp.coarsen_km > 0:
         placed = _coarsened(placed, stamp.coarsen_km)
     latitude, longitude = _numbers(placed, "latitude"), _numbers(placed, "longitude")
@@ -86,7 +89,11 @@ def _numbers(rows: pa.Table, name: str) -> np.ndarray:
 
 
 def _coarsened(rows: pa.Table, km: float) -> pa.Table:
-    """Every coordinate of a row on a grid of `km`: the place, the EXIF position, the candidates and the neighbours."""
+    """Every coordinate of a row on a grid of `km`: the place, the EXIF position, the candidates and the neighbours; an area no
+    finer than that.
+    """
+    areas = [None if token is None else cell.coarser(token, km) for token in rows["area"].to_pylist()]
+    rows = rows.set_column(rows.column_names.index("area"), "area", pa.array(areas, pa.string()))
     for prefix in ("", "exif_"):
         latitude, longitude = point.coarsen(_numbers(rows, f"{prefix}latitude"), _numbers(rows, f"{prefix}longitude"), km)
         for name, values in ((f"{prefix}latitude", latitude), (f"{prefix}longitude", longitude)):
