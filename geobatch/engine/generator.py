@@ -10,8 +10,10 @@ engine never runs dry. What happens to a request:
 - the engine dies: it is started again, and all that were under way are **suspects**. They are tried once more together (an
   engine may die of its machine), then in halves, each half alone, down to the one that kills: 2 · log2(suspects) restarts
   for one killer. New requests wait meanwhile. A killer gets the fault "crashed";
+- the backend raises what nobody foresaw: a fault "failed" of this request, so that its neighbours are not asked again;
 - an engine that cannot be started, or does not answer the probe after a start, or that `KILLERS` requests in a row seem to
-  kill, is the machine's fault: `MachineError` for everyone who waits, and Ray retries the slice elsewhere.
+  kill, is the machine's fault: `MachineError` for everyone who waits. Ray does not repeat a slice for an error that its stage
+  raised; the run's next pass over what is not committed does.
 
 What this does not cover: a request that spoils the replies of others without killing anything.
 """
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geobatch.engine.request import Backend, Dead, Reply, Request, Sampling
-from geobatch.errors import MachineError, Rejection
+from geobatch.errors import MachineError, Rejection, UserError
 
 #: Requests that kill the engine one after another, none answered between, before the machine is held to be at fault.
 KILLERS = 8
@@ -51,9 +53,7 @@ class _Health:
     deaths: int = 0
     answered: int = 0
     killers: int = 0
-    asked: int = 0
     engine: int = 0
-    tokens: int = 0
 
 
 class _Places:
@@ -113,6 +113,7 @@ class Generator:
 
         Raises:
             MachineError: the engine could not be brought back.
+            UserError: the backend says that its settings cannot work.
         """
         return self._wait(self._all([_Ticket(request, sampling) for request in requests]))
 
@@ -159,7 +160,6 @@ class Generator:
 
     async def _once(self, ticket: _Ticket) -> Reply:
         engine = self.health.engine
-        self.health.asked += 1
         try:
             async with asyncio.timeout(self.deadline_s):
                 reply = await self.backend.answer(ticket.request, ticket.sampling)
@@ -169,9 +169,12 @@ class Generator:
             if not await self._lives(engine):
                 raise Dead from None
             return Reply(fault=Rejection("timeout", f"no reply within {self.deadline_s:g} s"))
+        except (Dead, UserError, MachineError):
+            raise
+        except Exception as error:  # noqa: BLE001  raised, it would have the stage ask the whole slice again, in halves
+            return Reply(fault=Rejection("failed", f"{type(error).__name__}: {error}"))
         self.health.answered += 1
         self.health.killers = 0
-        self.health.tokens += sum(len(sample.logprobs) for sample in reply.samples)
         return reply
 
     async def _lives(self, engine: int) -> bool:
@@ -195,8 +198,10 @@ class Generator:
                 await self.backend.answer(hello, Sampling(max_tokens=1))
         except (Dead, TimeoutError):
             return False
-        except Rejection:
-            pass  # a model that refuses text alone is alive
+        except (UserError, MachineError):
+            raise
+        except Exception:  # noqa: BLE001  a model that refuses text alone, or cannot read it, is alive
+            return True
         return True
 
     async def _start(self) -> None:
@@ -221,7 +226,8 @@ class Generator:
             await self._start()
             await self._sift(suspects, again=True)
         except Exception as error:  # noqa: BLE001  whoever waits must hear of it, whatever it is
-            self._broken = error if isinstance(error, MachineError) else MachineError(f"{type(error).__name__}: {error}")
+            known = isinstance(error, MachineError | UserError)
+            self._broken = error if known else MachineError(f"{type(error).__name__}: {error}")
         finally:
             self._gate.set()
 

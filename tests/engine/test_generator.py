@@ -12,7 +12,7 @@ import pytest
 from geobatch.engine.generator import KILLERS, Generator
 from geobatch.engine.request import Dead, Reply, Request, Sampling, hotter
 from geobatch.engine.scripted import Scripted
-from geobatch.errors import MachineError
+from geobatch.errors import MachineError, UserError
 
 DIES, STALLS = {"dies": True}, {"stalls": True}
 
@@ -151,6 +151,54 @@ def test_ten_draws_take_ten_places_and_more_than_there_are_takes_all(desk: Any) 
     assert len(generator.ask(many, Sampling(draws=99, temperature=1))) == 8
     assert max(under_way[8:]) == 1
     assert len(generator.ask(many, Sampling(draws=10))) == 8 and max(under_way[16:]) == 8, "greedy is one reply"
+
+
+class Odd(Scripted):
+    """Raises what no backend announces for some requests, from its `since`th start on."""
+
+    def __init__(self, *odd: str, since: int = 1) -> None:
+        super().__init__({"kill": [DIES], "*": ["fine"]}, seconds=0.05)
+        self.odd, self.since = odd, since
+        self.asked: list[str] = []
+
+    async def answer(self, request: Request, sampling: Sampling) -> Reply:
+        self.asked.append(request.key)
+        if request.key in self.odd and self.opened >= self.since:
+            raise KeyError("pixel_values")
+        return await super().answer(request, sampling)
+
+
+def test_what_no_backend_announces_is_a_fault_of_its_own_request() -> None:
+    backend = Odd("odd")
+    generator = Generator(backend)
+    replies = generator.ask(requests("a", "odd", "b"), Sampling())
+    assert fates(replies) == ["fine", "failed", "fine"] and replies[1].fault is not None
+    assert "KeyError: 'pixel_values'" in replies[1].fault.detail
+    assert backend.asked == ["probe", "a", "odd", "b"] and generator.health.deaths == 0
+    generator.close()
+
+
+def test_an_engine_that_raises_at_the_probe_lives_and_a_suspect_that_raises_breaks_nobody() -> None:
+    generator = Generator(Odd("odd", "probe", since=2))
+    assert fates(generator.ask(requests("a", "odd", "kill"), Sampling())) == ["fine", "failed", "crashed"]
+    assert fates(generator.ask(requests("later"), Sampling())) == ["fine"]
+    generator.close()
+
+
+class Unset(Scripted):
+    """Finds after its first death that the user's settings cannot work."""
+
+    async def open(self) -> None:
+        if self.opened:
+            raise UserError("the adapter is gone; restore it")
+        await super().open()
+
+
+def test_the_users_fault_after_a_death_stays_the_users() -> None:
+    generator = Generator(Unset({"kill": [DIES], "*": ["fine"]}))
+    with pytest.raises(UserError, match="the adapter is gone"):
+        generator.ask(requests("a", "kill"), Sampling())
+    generator.close()
 
 
 class Broken(Scripted):
