@@ -5,4 +5,5 @@ gps             the location encoder: coordinates to vectors
 gallery         FAISS over vectors that know their place
 surface         places between gallery images
 generator       multimodal LLMs behind a desk; served (vLLM), plain (transformers), remote, scripted compute for it
+answer, lenient what their replies say: a place, or why there is none
 """

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geobatch.engine.answer import Answer, parse
 from geobatch.engine.opening import serve
 from geobatch.engine.request import Request, Sampling
 from geobatch.geo.distance import haversine_km
-from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.prompts import messages, student
 from geobatch.pipeline.folder import fingerprint_of_base
 from geobatch.sink import read

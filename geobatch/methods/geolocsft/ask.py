@@ -19,13 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from geobatch.engine.answer import Answer, Unparsed, parse
 from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
 from geobatch.engine.pixels import pictures_of
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sample, Sampling, hotter
 from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.methods.geolocsft.agree import ANSWERS
-from geobatch.methods.geolocsft.answer import Answer, Unparsed, parse
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, REASONED_TAG_PATTERN, Form, messages, student
 from geobatch.stage import Stage, rejected
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from geobatch.engine.answer import Unparsed, parse
 from geobatch.engine.encode import encoded
 from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
@@ -29,7 +30,6 @@ from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint, Remote
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, hotter
 from geobatch.errors import MachineError, Rejection, UserError
-from geobatch.methods.geolocsft.answer import Unparsed, parse
 from geobatch.methods.geolocsft.curate import dhash
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, caption_text, messages, teacher
 from geobatch.schema import CAPTIONS

@@ -29,9 +29,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geobatch.engine.answer import Answer, parse
 from geobatch.errors import GeobatchError, UserError
 from geobatch.image import Decode, DecodeConfig
-from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.data import EXAMPLES, Encoder
 from geobatch.methods.geolocsft.forms import Form, caption_text, degrees, tag
 from geobatch.schema import IMAGE, empty_columns

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geobatch.engine.answer import Answer, parse
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km, within
-from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.config import Tuning, Validation
 from geobatch.methods.geolocsft.data import Encoded, Encoder, Examples, Order, batch, joined
 from geobatch.methods.geolocsft.student import Student, load

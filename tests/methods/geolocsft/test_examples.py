@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from geobatch.engine.answer import Answer, parse
 from geobatch.engine.chat import Chat
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
-from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.data import Encoder, Examples
 from geobatch.methods.geolocsft.examples import Example, Fault, answer_of, read, write
 from geobatch.methods.geolocsft.forms import GEO_CAPTION

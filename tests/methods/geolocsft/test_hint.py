@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from geobatch.engine import gallery as galleries
+from geobatch.engine.answer import Unparsed, parse
 from geobatch.engine.vision import Vision
-from geobatch.methods.geolocsft.answer import Unparsed, parse
 from geobatch.methods.geolocsft.hint import Hint, line
 from geobatch.schema import GALLERY, PICTURE, empty_columns
 from tests.river.conftest import make_encoder

@@ -20,9 +20,9 @@ import torch
 import transformers
 from torch import distributed, multiprocessing, nn
 
+from geobatch.engine.answer import Answer, parse
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
-from geobatch.methods.geolocsft.answer import Answer, parse
 from geobatch.methods.geolocsft.config import Tuning, Validation
 from geobatch.methods.geolocsft.data import batch
 from geobatch.methods.geolocsft.prompts import messages, student

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from geobatch.engine.lenient import Node, documents, plain
 from geobatch.geo.angle import angles, joined
 from geobatch.geo.angle import plain as same_signs
 from geobatch.geo.parse import Fault, Found, parse_place, places
-from geobatch.methods.geolocsft.lenient import Node, documents, plain
 
 Form = Literal["tag", "json", "prose"]
 Reason = Literal["unparsed", "refused", "out_of_range", "cut_off"]
@@ -87,7 +87,7 @@ def parse(text: str, finished: bool = True) -> Answer | Unparsed:
         finished: whether the model ended it; False if the token limit did, so that a number at the very end may be half a
             number.
     """
-    said, thinking = _without_thinking(text)
+    said, thinking = without_thinking(text)
     if not finished:
         # A number that the limit may have cut is as good as none; the blanks keep every position.
         said = re.sub(r"(?<![0-9.])(?![0-9]*\.[0-9]{5})[0-9][0-9.]*+[°'\"′″]*+\Z", lambda cut: " " * len(cut[0]), said)
@@ -100,7 +100,7 @@ def parse(text: str, finished: bool = True) -> Answer | Unparsed:
     return _why(said, read, thinking, finished)
 
 
-def _without_thinking(text: str) -> tuple[str, bool]:
+def without_thinking(text: str) -> tuple[str, bool]:
     """The reply with its thinking blanked out, character for character, and whether it ends while thinking."""
     spans: list[tuple[int, int]] = []
     opened = -1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.methods.geolocsft.lenient import Node, documents, plain
+from geobatch.engine.lenient import Node, documents, plain
 from tests.geo.written import growth
 
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from geobatch.methods.geolocsft.answer import Answer, Unparsed, parse
+from geobatch.engine.answer import Answer, Unparsed, parse
 from geobatch.methods.geolocsft.forms import caption_text, tag
 from tests.geo.places import POINTS
 from tests.geo.written import PROSE, WRITTEN, Write, growth
