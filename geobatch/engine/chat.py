@@ -87,6 +87,15 @@ def image(picture: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(picture)
 
 
+def context_of(model: str) -> int:
+    """Tokens that a model was made for."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(model)
+    found: int = config.get_text_config().max_position_embeddings
+    return found
+
+
 def adapter_rank(adapter: Path) -> int:
     """The rank of a PEFT adapter.
 

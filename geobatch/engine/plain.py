@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from geobatch.engine.chat import Chat, image
+from geobatch.engine.chat import Chat, context_of, image
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sample, Sampling
-from geobatch.engine.served import context_of
 from geobatch.errors import Rejection, UserError
 
 
@@ -99,18 +99,23 @@ class Plain:
     def _guides(self, sampling: Sampling) -> list[Any]:
         if sampling.pattern is None and sampling.schema is None:
             return []
+        from xgrammar.contrib.hf import LogitsProcessor  # holds a reply's state, so each request has its own
+
+        if sampling.schema is not None:
+            return [LogitsProcessor(self._compiler.compile_json_schema(sampling.schema, any_whitespace=False))]
+        return [LogitsProcessor(self._compiler.compile_regex(sampling.pattern or ""))]
+
+    @cached_property
+    def _compiler(self) -> Any:
+        """Keeps the grammars it has compiled: ours takes 25 s for a vocabulary of 262,144 on two cores."""
         import xgrammar
-        from xgrammar.contrib.hf import LogitsProcessor
 
         size = self.network.config.get_text_config().vocab_size
         ends = self.network.generation_config.eos_token_id
         info = xgrammar.TokenizerInfo.from_huggingface(
             self.chat.tokenizer, vocab_size=size, stop_token_ids=ends if isinstance(ends, list) else [ends]
         )
-        compiler = xgrammar.GrammarCompiler(info)
-        if sampling.schema is not None:
-            return [LogitsProcessor(compiler.compile_json_schema(sampling.schema, any_whitespace=False))]
-        return [LogitsProcessor(compiler.compile_regex(sampling.pattern or ""))]
+        return xgrammar.GrammarCompiler(info)
 
 
 class _Recorder:

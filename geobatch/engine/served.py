@@ -8,8 +8,7 @@ them. The engine's core runs in a process of its own, so its death is an error h
 `tensor_parallel` GPUs of one node hold the model together; the actor asks Ray for that many, which come from one node.
 
 On a CPU vLLM knows attention heads of 32 and more, lets the tokens of Gemma 3's pictures see backwards only (on GPUs both
-ways, as the model was trained; a random model's log-probabilities move by 0.001), and takes 15 to 60 s to start a tiny model
-on two cores.
+ways, as the model was trained), and takes 15 to 60 s to start a tiny model on two cores.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from geobatch.engine.chat import Chat, adapter_rank, image, sees
+from geobatch.actors import SILENCE
+from geobatch.engine.chat import Chat, adapter_rank, context_of, image, sees
 from geobatch.engine.request import Dead, GeneratorConfig, Reply, Request, Sample, Sampling
 from geobatch.errors import MachineError, Rejection, UserError
 
@@ -148,15 +148,6 @@ class Served:
         return Sample(text, float(sum(each)), tuple(each), offsets, "length" if output.finish_reason == "length" else "stop")
 
 
-def context_of(model: str) -> int:
-    """Tokens that a model was made for."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(model)
-    found: int = config.get_text_config().max_position_embeddings
-    return found
-
-
 def _parameters(request: Request, sampling: Sampling) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -191,7 +182,7 @@ def _line(error: BaseException) -> str:
 
 def _environment(config: GeneratorConfig) -> None:
     """vLLM reads these when its modules are imported and in the processes it starts."""
-    os.environ.update({"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"})
+    os.environ.update(SILENCE)
     os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(int(config.start_s))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
