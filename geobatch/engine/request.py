@@ -63,7 +63,8 @@ class Sampling:
         temperature: 0 is greedy, whatever `draws`.
         top_p: nucleus; 1 is plain multinomial.
         max_tokens: of one reply.
-        seed: with the request's key it decides every draw.
+        seed: with the request's key and the attempt it decides every draw.
+        attempt: how often this was asked before; see `hotter`.
         pattern: regular expression the reply must match, or None.
         schema: JSON schema (as text) the reply must satisfy, or None.
     """
@@ -73,12 +74,14 @@ class Sampling:
     top_p: float = 1.0
     max_tokens: int = 2048
     seed: int = 0
+    attempt: int = 0
     pattern: str | None = None
     schema: str | None = None
 
     def seed_of(self, key: str) -> int:
-        """31 bits that are a function of seed and key alone."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}:{key}".encode()).digest()[:4], "big") >> 1
+        """31 bits that are a function of seed, attempt and key alone."""
+        said = f"{self.seed}.{self.attempt}:{key}" if self.attempt else f"{self.seed}:{key}"
+        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -137,4 +140,4 @@ def hotter(sampling: Sampling, attempt: int, step: float) -> Sampling:
     """The same question asked again: `attempt` steps warmer, with other draws. Attempt 0 is the sampling itself."""
     if not attempt:
         return sampling
-    return replace(sampling, temperature=sampling.temperature + attempt * step, seed=sampling.seed + 7919 * attempt)
+    return replace(sampling, temperature=sampling.temperature + attempt * step, attempt=attempt)

@@ -5,9 +5,10 @@ A folder with a `scripted.json` is a model:
     {"replies": {"*/paris/*.jpg": ["<answer>\\nlat: 48.85840\\nlon: 2.29450\\n</answer>"], "*": ["I cannot tell."]}}
 
 Each name is a glob over the request's key (the image_id), the first that matches answers. Its list holds the replies in the
-order they are drawn, starting over when more are asked for; greedy gets the first, an attempt of the retry ladder (a hotter
-one) the next. A reply is a text, {"text": …, "logprob": …}, or what goes wrong: {"dies": true} takes the engine down with
-everything that is under way, {"stalls": true} never answers, {"refuses": reason} rejects the request.
+order they are drawn, starting over when more are asked for; greedy gets the first, each further attempt of the retry ladder
+(a hotter one) begins one reply later, whatever the seed. A reply is a text, {"text": …, "logprob": …}, or what goes wrong:
+{"dies": true} takes the engine down with everything that is under way, {"stalls": true} never answers, {"refuses": reason}
+rejects the request.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Scripted:
         """See `Backend`."""
         death, answers = self._death, self._answers(request.key)
         hot = sampling.temperature > 0
-        first = sampling.seed // 7919 if hot else 0  # an attempt of the ladder reads on where the one before stood
+        first = sampling.attempt if hot else 0
         chosen = [answers[(first + draw) % len(answers)] for draw in range(sampling.draws if hot else 1)]
         wait: float | None = self.seconds
         for each in chosen:

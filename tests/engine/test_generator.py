@@ -259,3 +259,12 @@ def test_a_ladder_rises_and_draws_anew() -> None:
     assert [hotter(greedy, attempt, 0.3).temperature for attempt in (1, 2)] == pytest.approx([0.3, 0.6])
     assert len({hotter(greedy, attempt, 0.3).seed_of("a") for attempt in range(4)}) == 4
     assert greedy.seed_of("a") == Sampling().seed_of("a") != greedy.seed_of("b")
+    drawn = {Sampling(seed=seed, attempt=attempt).seed_of("a") for seed in (0, 1, 7919) for attempt in range(3)}
+    assert len(drawn) == 9, "an attempt at one seed draws as another seed does"
+
+
+@pytest.mark.parametrize("seed", [0, 5, 7919])
+def test_the_table_reads_on_with_each_attempt_whatever_the_seed(desk: Any, seed: int) -> None:
+    generator, first = desk({"a": ["x", "y", "z"]}), Sampling(seed=seed)
+    said = [fates(generator.ask(requests("a"), hotter(first, attempt, 0.3))) for attempt in range(4)]
+    assert said == [["x"], ["y"], ["z"], ["x"]]
