@@ -1,22 +1,22 @@
 """Contrastive losses whose negatives come from every worker, and whose targets know the Earth.
 
-`InfoNCE` is the symmetric loss of CLIP and G3 (NeurIPS 2024, eq. 1-3): row i of one batch belongs to row i
-of the other. Two refinements, each off by default:
+`InfoNCE` is the symmetric loss of CLIP and G3 (NeurIPS 2024, eq. 1-3): row i of one batch belongs to row i of the other.
+Three refinements, each off by default:
 
 - `same_km`: pairs of different images closer than this are no negatives; they leave the denominator.
-- `soft_km`: the target of row i is not row i alone but every row, with weight exp(-d²/2h²) of its distance
-d. Similarity
-  then falls smoothly with distance, which is what lets a place *between* gallery images be computed from
-  theirs. With `between` the two batches are one: an image is never its own positive, only its neighbours
-  are.
+- `same_cell`: neither are pairs of the same S2 cell of this level; and whatever else the caller calls the same, such as
+  captions that read alike.
+- `soft_km`: the target of row i is not row i alone but every row, with weight exp(-d²/2h²) of its distance d. Similarity
+  then falls smoothly with distance, which is what lets a place *between* gallery images be computed from theirs. With
+  `between` the two batches are one: an image is never its own positive, only its neighbours are.
 
-Several workers gather each other's vectors *with* gradients and compute the full loss each;
-DistributedDataParallel's mean is then the gradient of one worker with the whole batch (2 × 32 against 64:
-1e-7). Gathering without gradients gives the right direction at 1/workers of the length, a learning rate
-quietly divided.
+Workers gather each other's vectors *with* gradients, and each computes the rows of its own images against all: B × W·B
+products and as much memory, not (W·B)². The gather's backward pass adds up what every worker's rows ask of a vector, so the
+mean of the workers' gradients is the gradient of one worker with the whole batch (2 × 6 against 12: 1e-7). Gathering
+without gradients gives the right direction at 1/workers of the length, a learning rate quietly divided.
 
-Not covered: batches of different size per worker (`all_gather` would hang or raise), gradient caching for
-batches that do not fit in memory.
+Batches that do not fit in memory: see `caching`. Not covered: batches of different size per worker (`all_gather` would hang
+or raise).
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, distributed, nn
 from torch.distributed.nn import functional as collectives
 
 from geobatch.errors import UserError
+from geobatch.geo import s2
 from geobatch.geo.distance import EARTH_RADIUS_KM
 
 
@@ -48,6 +51,9 @@ class Contrast:
     same_km: float = 0.0
     """Other images closer than this, in km, are left out of the negatives; 0 leaves none out."""
 
+    same_cell: int = 0
+    """S2 level; other images in the same cell of it are left out of the negatives. 0 leaves none out."""
+
     soft_km: float = 0.0
     """Standard deviation, in km, of targets that fall with distance; 0: only the pair itself is a target."""
 
@@ -56,41 +62,53 @@ class InfoNCE(nn.Module):
     """The loss as a module: it owns the learned scale.
 
     Raises:
-        UserError: `same_km` and `soft_km` together, which contradict each other.
+        UserError: `soft_km` with `same_km` or `same_cell`, which contradict each other.
     """
 
     def __init__(self, config: Contrast | None = None) -> None:
         super().__init__()
         self.config = config or Contrast()
-        if self.config.same_km and self.config.soft_km:
-            raise UserError("same_km leaves near images out, soft_km makes them targets; set one of them to 0")
+        if self.config.soft_km and (self.config.same_km or self.config.same_cell):
+            raise UserError("same_km and same_cell leave near images out, soft_km makes them targets; set one side to 0")
         log_scale = torch.tensor(math.log(self.config.scale))
         self.log_scale = nn.Parameter(log_scale, requires_grad=self.config.learn_scale)
 
-    def forward(self, left: Tensor, right: Tensor, points: Tensor | None = None) -> Tensor:
+    def cells(self, latitude: ArrayLike, longitude: ArrayLike) -> Tensor | None:
+        """What `same` takes, int64 (B,), for `same_cell`; None where it is off. Degrees."""
+        if not self.config.same_cell:
+            return None
+        return torch.from_numpy(s2.cell_ids(latitude, longitude, self.config.same_cell).view(np.int64))
+
+    def forward(self, left: Tensor, right: Tensor, points: Tensor | None = None, same: Tensor | None = None) -> Tensor:
         """Symmetric loss of matching rows.
 
         Args:
             left: (B, D) unit vectors of this worker.
             right: (B, D) unit vectors; row i belongs to row i of `left`.
             points: (B, 3) unit vectors of the places, needed where the config speaks of km.
+            same: (B,) integers; rows with the same number are no negatives of each other.
 
         Returns:
             mean cross-entropy in nats over both directions and all workers' rows.
+
+        Raises:
+            ValueError: the config speaks of km and there are no points.
         """
-        left, right = gathered(left), gathered(right)
-        logits = left @ right.T * self.scale()
-        if points is None or not (self.config.same_km or self.config.soft_km):
-            own = torch.arange(len(logits), device=logits.device)
-            return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
-        km = distances(gathered(points))
+        everyone = gathered(left), gathered(right)
+        first = _rank() * len(left)
+        own = torch.arange(first, first + len(left), device=left.device)
+        logits = [mine @ theirs.T * self.scale() for mine, theirs in ((left, everyone[1]), (right, everyone[0]))]
+        if self.config.soft_km:
+            target = self._target(self._km(points, own))
+            return _over_workers(torch.stack([_cross(each, target) for each in logits]).mean())
+        alike = torch.zeros_like(logits[0], dtype=torch.bool)
         if self.config.same_km:
-            other = ~torch.eye(len(km), dtype=torch.bool, device=km.device)
-            logits = logits.masked_fill((km < self.config.same_km) & other, -torch.inf)
-            own = torch.arange(len(logits), device=logits.device)
-            return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
-        target = self._target(km)
-        return (_cross(logits, target) + _cross(logits.T, target)) / 2
+            alike |= self._km(points, own) < self.config.same_km
+        if same is not None:
+            alike |= same[:, None] == gathered(same)
+        alike[torch.arange(len(own)), own] = False
+        losses = [nn.functional.cross_entropy(each.masked_fill(alike, -torch.inf), own) for each in logits]
+        return _over_workers(torch.stack(losses).mean())
 
     def between(self, vectors: Tensor, points: Tensor) -> Tensor:
         """Loss of one batch of different images against itself: each is to find those near it, never itself.
@@ -120,6 +138,12 @@ class InfoNCE(nn.Module):
         """The factor of the cosines, clamped."""
         return self.log_scale.clamp(max=math.log(self.config.largest_scale)).exp()
 
+    def _km(self, points: Tensor | None, own: Tensor) -> Tensor:
+        """(B, N) km from this worker's places to everyone's."""
+        if points is None:
+            raise ValueError("same_km and soft_km need the places as unit vectors")
+        return distances(gathered(points), own)
+
     def _target(self, km: Tensor) -> Tensor:
         weight = torch.exp(-0.5 * (km / self.config.soft_km) ** 2)
         return weight / weight.sum(dim=1, keepdim=True)
@@ -138,13 +162,27 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(collectives.all_gather(rows.contiguous()))
 
 
-def distances(points: Tensor) -> Tensor:
-    """(B, B) km along the chord between (B, 3) unit vectors, which is what a kernel of some hundred km
-    needs.
+def distances(points: Tensor, rows: Tensor | None = None) -> Tensor:
+    """(B, B) km along the chord between (B, 3) unit vectors, which is what a kernel of some hundred km needs; of `rows` only,
+    (R, B), where they are given.
     """
     # The direct form: by inner products, float32 would see 3 km between a point and itself.
-    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") * EARTH_RADIUS_KM
+    some = points if rows is None else points[rows]
+    return torch.cdist(some, points, compute_mode="donot_use_mm_for_euclid_dist") * EARTH_RADIUS_KM
 
 
 def _cross(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _over_workers(loss: Tensor) -> Tensor:
+    """The value is the mean over all workers, the gradient this worker's share of it."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return loss
+    mean = loss.detach().clone()
+    distributed.all_reduce(mean)
+    return loss + (mean / distributed.get_world_size() - loss.detach())

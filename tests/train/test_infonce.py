@@ -13,6 +13,7 @@ from torch import distributed, multiprocessing, nn
 from geobatch.errors import UserError
 from geobatch.geo import point
 from geobatch.geo.distance import haversine_km
+from geobatch.train import caching
 from geobatch.train.infonce import Contrast, InfoNCE, distances
 
 BATCH, SIZE = 12, 6
@@ -51,6 +52,23 @@ def test_images_of_the_same_place_are_no_negatives() -> None:
     own = [[float(i == j) for j in range(BATCH)] for i in range(BATCH)]
     ours = InfoNCE(Contrast(scale=8.0, same_km=80.0))(left, right, points)
     assert ours.item() == pytest.approx(plain(left, right, 8.0, own, out), abs=1e-5)
+
+
+def test_what_is_called_the_same_is_no_negative() -> None:
+    left, right, points = batch()
+    lat, lon = point.lat_lon(points.double().numpy())
+    losses = InfoNCE(Contrast(scale=8.0, same_cell=6))
+    cells = losses.cells(lat, lon)
+    assert cells is not None
+    out = {(i, j) for i in range(BATCH) for j in range(BATCH) if i != j and cells[i] == cells[j]}
+    assert 0 < len(out) < BATCH * (BATCH - 1)
+    own = [[float(i == j) for j in range(BATCH)] for i in range(BATCH)]
+    assert losses(left, right, same=cells).item() == pytest.approx(plain(left, right, 8.0, own, out), abs=1e-5)
+    assert InfoNCE(Contrast()).cells(lat, lon) is None
+    near = InfoNCE(Contrast(scale=8.0, same_km=80.0, same_cell=6))
+    km = distances(points)
+    out |= {(i, j) for i in range(BATCH) for j in range(BATCH) if i != j and km[i, j] < 80}
+    assert near(left, right, points, cells).item() == pytest.approx(plain(left, right, 8.0, own, out), abs=1e-5)
 
 
 def test_targets_fall_with_distance() -> None:
@@ -100,8 +118,12 @@ def test_the_scale_is_clamped_and_may_be_fixed() -> None:
 
 
 def test_two_meanings_of_near_contradict() -> None:
-    with pytest.raises(UserError, match="set one of them to 0"):
-        InfoNCE(Contrast(same_km=1.0, soft_km=1.0))
+    for near in ({"same_km": 1.0}, {"same_cell": 9}):
+        with pytest.raises(UserError, match="set one side to 0"):
+            InfoNCE(Contrast(soft_km=1.0, **near))
+    left, right, _ = batch()
+    with pytest.raises(ValueError, match="need the places"):
+        InfoNCE(Contrast(same_km=1.0))(left, right)
 
 
 def test_distances_are_the_earths() -> None:
@@ -118,39 +140,60 @@ def model() -> nn.Sequential:
 
 
 class Losses(nn.Module):
-    """A network and both losses, as training wraps them."""
+    """A network and all losses, as training wraps them."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.network = network
-        self.pairs, self.places = InfoNCE(Contrast(scale=8.0)), InfoNCE(Contrast(scale=8.0, soft_km=60.0))
+        self.network = model()
+        self.pairs, self.places = InfoNCE(Contrast(scale=8.0, same_km=40.0)), InfoNCE(Contrast(scale=8.0, soft_km=60.0))
+
+    def embed(self, left: torch.Tensor, right: torch.Tensor) -> list[torch.Tensor]:
+        return [nn.functional.normalize(self.network(side), dim=1) for side in (left, right)]
+
+    def loss(self, a: torch.Tensor, b: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        same = (points[:, 1] * 100).long() % 5
+        return self.pairs(a, b, points, same) + self.places.between(a, points) + self.places(a, b, points)
 
     def forward(self, left: torch.Tensor, right: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        a, b = (nn.functional.normalize(self.network(side), dim=1) for side in (left, right))
-        return self.pairs(a, b, points) + self.places.between(a, points) + self.places(a, b, points)
+        return self.loss(*self.embed(left, right), points)
 
 
 def gradients(losses: nn.Module, rows: slice) -> list[torch.Tensor]:
-    losses(*(value[rows] for value in batch())).backward()
-    return [value.grad for value in losses.parameters()]
+    value = losses(*(value[rows] for value in batch()))
+    value.backward()
+    return [value.detach(), *(value.grad for value in losses.parameters())]
+
+
+def cached(rows: slice) -> list[torch.Tensor]:
+    """The same by way of the cache, two rows at a time."""
+    losses = Losses()
+    left, right, points = (value[rows] for value in batch())
+    pieces = [lambda at=at: (left[at : at + 2], right[at : at + 2]) for at in range(0, len(left), 2)]
+    value = caching.backward(
+        pieces, lambda piece: losses.embed(*piece), lambda parts: losses.loss(*parts, points), torch.device("cpu")
+    )
+    caching.averaged(losses.parameters())
+    return [value, *(value.grad for value in losses.parameters())]
 
 
 def work(rank: int, folder: str) -> None:
     """One of two workers with every second image."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    wrapped = nn.parallel.DistributedDataParallel(Losses(model()))
-    torch.save(gradients(wrapped, slice(rank, None, 2)), f"{folder}/{rank}.pt")
+    rows = slice(rank, None, 2)
+    wrapped = nn.parallel.DistributedDataParallel(Losses())
+    torch.save({"wrapped": gradients(wrapped, rows), "cached": cached(rows)}, f"{folder}/{rank}.pt")
     distributed.barrier()
     os._exit(0)  # gloo's destructor was seen to wait for ever for a peer that had left first
 
 
 def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    alone = gradients(Losses(model()), slice(None))
+    alone = gradients(Losses(), slice(None))
     for rank in range(2):
         shared = torch.load(tmp_path / f"{rank}.pt")
-        assert len(shared) == len(alone) == 6
-        for ours, expected in zip(shared, alone, strict=True):
-            assert float(expected.norm()) > 1e-6
-            assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
+        for way in ("wrapped", "cached"):
+            assert len(shared[way]) == len(alone) == 7
+            for ours, expected in zip(shared[way], alone, strict=True):
+                assert float(expected.norm()) > 1e-6
+                assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-6), way
