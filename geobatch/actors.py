@@ -226,6 +226,12 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
         )
 
 
+def join_cluster(address: str | None) -> None:
+    """Joins the cluster that `address` or RAY_ADDRESS names, if one does: how a river is made depends on what it has."""
+    if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+        start([], address)
+
+
 @contextmanager
 def _hushed() -> Iterator[None]:
     """Without what Ray's C++ side writes to standard error while it starts: that it read its log level. Errors are raised."""

@@ -119,6 +119,12 @@ class Reply:
     prompt_tokens: int = 0
 
 
+def engines_fault(fates: Sequence[Rejection | None]) -> Rejection | None:
+    """The first fault where each of several requests failed or came too late: then it is not their fault. Else None."""
+    failed = [fate for fate in fates if fate is not None and fate.reason in ("failed", "timeout")]
+    return failed[0] if len(failed) == len(fates) > 1 else None
+
+
 class Dead(Exception):
     """The engine died; whoever was under way is a suspect."""
 

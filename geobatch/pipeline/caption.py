@@ -20,13 +20,12 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores
+from geobatch.actors import Hands, cores, join_cluster
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine.remote import Endpoint
@@ -39,8 +38,8 @@ from geobatch.methods.geolocsft.examples import answer_of
 from geobatch.methods.geolocsft.locate import AT_ONCE, Student, on_gpus
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teacher
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint, fingerprint_of
-from geobatch.pipeline.geolocate import decoding
+from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
+from geobatch.pipeline.geolocate import decoding, tell
 from geobatch.pipeline.methods import base_of
 from geobatch.progress import Progress, say
 from geobatch.schema import CAPTIONS
@@ -115,19 +114,16 @@ def caption(config: GeoLocSftCaption) -> dict[str, Any]:
     named = [config.teacher is not None, bool(config.endpoint.url)]
     if sum(named) != 1:
         raise UserError(f"name one teacher: --teacher FOLDER, --teacher {NO_TEACHER}, or --endpoint.url and --endpoint.model")
+    join_cluster(config.address)  # whether the teacher asks for GPUs depends on what it has
     folder = None
     if config.teacher not in (None, NO_TEACHER):
         folder = base_of(store, config.teacher)
     if config.endpoint.url:
         say(f"pictures and their coordinates are sent to {config.endpoint.url}, as --endpoint.url asks")
-    model = fingerprint_of(Path(folder), leave=("README.md",)) if folder else config.endpoint.model
+    model = fingerprint_of_base(folder) if folder else config.endpoint.model
     account = flow(_flow(config, folder, model))
     if account["new"]:
-        say(
-            f"run {account['run']}: read {account['read']:,} = written {account['placed']:,} + rejected {account['rejected']:,}"
-        )
-        for reason, count in sorted(account["reasons"].items(), key=lambda each: -each[1]):
-            say(f"  rejected, {reason}: {count:,}")
+        tell(account, config.output, placed="written")
     return {**account, "curated": curate_table(store, config)}
 
 

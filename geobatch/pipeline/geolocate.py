@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores, start
+from geobatch.actors import Hands, cores, join_cluster
 from geobatch.archive.config import ArchiveConfig
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geolocsft import locate as geolocsft
@@ -82,8 +81,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         MachineError: workers kept failing; the same call takes the run up again.
     """
     workers = config.workers or cores()
-    if (config.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
-        start([], config.address)  # whether engines ask for GPUs depends on what the cluster has
+    join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
     chosen = choose(Store(config.store), config, workers)
     decode = replace(config.decode, exif=not config.no_exif)
     rows = config.shard_rows
@@ -118,7 +116,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         )
     )
     if account["new"]:
-        _tell(account, config.output)
+        tell(account, config.output)
         if chosen.method == "geolocsft":
             account["health"] = diagnose(Store(config.store), config.output, account["run"])
     return account
@@ -143,8 +141,9 @@ def diagnose(store: Store, output: str, run: str) -> dict[str, Any]:
     return record
 
 
-def _tell(account: dict[str, Any], output: str) -> None:
-    say(f"run {account['run']}: read {account['read']:,} = placed {account['placed']:,} + rejected {account['rejected']:,}")
+def tell(account: dict[str, Any], output: str, placed: str = "placed") -> None:
+    """Says what became of a run's images; `placed` is the word for those that live."""
+    say(f"run {account['run']}: read {account['read']:,} = {placed} {account['placed']:,} + rejected {account['rejected']:,}")
     for reason, count in sorted(account["reasons"].items(), key=lambda each: -each[1]):
         say(f"  rejected, {reason}: {count:,}")
     if account["skipped"] or account["known"]:

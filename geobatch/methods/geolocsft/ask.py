@@ -23,7 +23,7 @@ from geobatch.engine.answer import Answer, Unparsed, parse
 from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
 from geobatch.engine.pixels import pictures_of
-from geobatch.engine.request import GeneratorConfig, Reply, Request, Sample, Sampling, hotter
+from geobatch.engine.request import GeneratorConfig, Reply, Request, Sample, Sampling, engines_fault, hotter
 from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.methods.geolocsft.agree import ANSWERS
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, REASONED_TAG_PATTERN, Form, messages, student
@@ -108,9 +108,8 @@ class Ask(Stage):
                 replies = self.generator.ask([asked[row] for row in sound], sampling)
                 for row, reply in zip(sound, replies, strict=True):
                     found[row].take(reply, greedy=sampling.temperature <= 0)
-        failed = [each.fault for each in found if each.fault is not None and each.fault.reason in ("failed", "timeout")]
-        if len(failed) == len(found) > 1:
-            raise MachineError(f"the engine fails at every one of {len(found)} images: {failed[0].detail}")
+        if fault := engines_fault([each.fault for each in found]):
+            raise MachineError(f"the engine fails at every one of {len(found)} images: {fault.detail}")
         answers = pa.array([each.answers or None for each in found], ANSWERS)
         fates = {row: each.fate() for row, each in enumerate(found) if not each.answers}
         return rejected(table.append_column(self.adds[0], answers), "ask", fates)

@@ -28,7 +28,7 @@ from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
 from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint, Remote
-from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, hotter
+from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, engines_fault, hotter
 from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.methods.geolocsft.curate import dhash
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, caption_text, messages, teacher
@@ -94,7 +94,7 @@ class Caption(Stage):
 
         Raises:
             UserError: the endpoint refuses every picture of several for what is no fault of theirs.
-            MachineError: the teacher's engine fails at every one of several.
+            MachineError: the teacher fails at every one of several, or is too late.
         """
         pictures = pictures_of(table)
         latitude, longitude = (table[name].to_pylist() for name in ("latitude", "longitude"))
@@ -135,15 +135,20 @@ class Caption(Stage):
             open_rows = [row for row in open_rows if _unparsed(found[row])]
             if not open_rows:
                 break
-        faults = [each for each in found.values() if isinstance(each, Rejection) and each.reason == "failed"]
-        if len(faults) == len(asked) > 1:
-            if self.endpoint is None:
-                raise MachineError(f"the teacher fails at every one of {len(asked)} images: {faults[0].detail}")
-            raise UserError(
-                f"{self.endpoint.url} refuses all of {len(asked)} pictures ({faults[0].detail}); check that --endpoint.model "
-                "takes pictures and JSON schemas"
-            )
-        return [found[row] for row in range(len(asked))]
+        written = [found[row] for row in range(len(asked))]
+        self._stop_at(engines_fault([each if isinstance(each, Rejection) else None for each in written]), written)
+        return written
+
+    def _stop_at(self, fault: Rejection | None, written: Sequence[Written | Rejection]) -> None:
+        if fault is None:
+            return
+        late = any(isinstance(each, Rejection) and each.reason == "timeout" for each in written)
+        if self.endpoint is None or late:
+            raise MachineError(f"the teacher fails at every one of {len(written)} images: {fault.detail}")
+        raise UserError(
+            f"{self.endpoint.url} refuses all of {len(written)} pictures ({fault.detail}); check that --endpoint.model "
+            "takes pictures and JSON schemas"
+        )
 
 
 @dataclass(frozen=True)

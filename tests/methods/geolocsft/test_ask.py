@@ -100,6 +100,8 @@ def test_an_engine_that_fails_at_everything_is_the_machines_fault(asks: Any) -> 
     with pytest.raises(MachineError, match="at every one of 3 images"):
         asks({"*": [{"refuses": "failed"}]})(pictures("a", "b", "c"))
     assert asks({"a": [{"refuses": "failed"}], "*": [tag(5, 6)]})(pictures("a", "b"))["reason"].to_pylist() == ["failed", None]
+    with pytest.raises(MachineError, match=r"at every one of 2 images: no reply within 0\.1 s"):
+        asks({"probe": ["Hello"], "*": [{"stalls": True}]}, generator=GeneratorConfig(deadline_s=0.1))(pictures("a", "b"))
 
 
 def test_a_reader_that_breaks_costs_its_reply_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from geobatch.benchmark.label import Label
 from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling
-from geobatch.errors import Rejection, UserError
+from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geolocsft.caption import Caption, Writing, Written, outcome, read_caption
 from geobatch.methods.geolocsft.curate import Curation, curate, dhash
@@ -305,6 +305,29 @@ def test_half_a_surrogate_does_not_reach_the_table() -> None:
     found = read_caption(text("a").replace('"image_id": "a"', '"image_id": "\\ud800"', 1).replace("asphalt", "\\ud83d"), "a")
     assert found.text is not None
     pa.array([found.text], pa.string())
+
+
+def test_a_teacher_that_is_late_or_fails_at_everything_is_the_machines_fault(tmp_path: Path) -> None:
+    for says, reason in (({"stalls": True}, "no reply within 0.1 s"), ({"refuses": "failed"}, "the table says so")):
+        (tmp_path / "scripted.json").write_text(
+            json.dumps({"replies": {"probe": ["Hello"], "slow": [{"stalls": True}], "fine": [text("fine")], "*": [says]}})
+        )
+        stage = Caption(str(tmp_path), generator=GeneratorConfig(deadline_s=0.1))
+        with pytest.raises(MachineError, match=f"fails at every one of 3 images: {reason}"):
+            stage(table("a", "b", "slow"))
+        assert stage(table("slow", "fine"))["reason"].to_pylist() == ["timeout", None]
+        stage.close()
+
+
+def test_an_endpoint_that_is_late_at_everything_is_not_the_users_fault() -> None:
+    def answers(body: dict[str, Any]) -> Answer:
+        return completion("Hello") if body["max_tokens"] == 1 else Answer({}, seconds=0.6)
+
+    with served(answers) as server:
+        stage = Caption(endpoint=endpoint(server), generator=GeneratorConfig(deadline_s=0.2))
+        with pytest.raises(MachineError, match=r"fails at every one of 2 images: no reply within 0\.2 s"):
+            stage(table("a", "b"))
+        stage.close()
 
 
 def test_a_fault_is_passed_on() -> None:
