@@ -117,8 +117,8 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     )
     if account["new"]:
         tell(account, config.output)
-        if chosen.method == "geolocsft":
-            account["health"] = diagnose(Store(config.store), config.output, account["run"])
+    if chosen.method == "geolocsft" and (found := diagnose(Store(config.store), config.output, account["run"])):
+        account["health"] = found
     return account
 
 
@@ -127,15 +127,20 @@ def decoding(config: DecodeConfig, workers: int) -> Hands:
     return Hands(stage=Decode, make={"config": config}, workers=workers)
 
 
-def diagnose(store: Store, output: str, run: str) -> dict[str, Any]:
-    """Looks for what goes wrong with a language model as a whole, says it, and keeps it as `runs/RUN/health.json`."""
+def diagnose(store: Store, output: str, run: str) -> dict[str, Any] | None:
+    """Looks for what goes wrong with a language model as a whole, says it, and keeps it as `runs/RUN/health.json`.
+
+    Done once a run: None where its health is known. A driver that dies between the table and this leaves it to the next call.
+    """
+    uri = join(output, "runs", run, "health.json")
+    if store.exists(uri):
+        return None
     table = latest(store, output)
-    assert table is not None  # the flow has just published it
-    columns = ["run", *COLUMNS]
-    of_run = (rows.filter(pc.equal(rows["run"], run)) for rows in table.tables(store, columns))
-    found = health(of_run)
+    assert table is not None  # the flow has published it
+    rows = table.of_run(run).tables(store, ["run", *COLUMNS])
+    found = health(each.filter(pc.equal(each["run"], run)) for each in rows)
     record = found.record()
-    store.put_if_absent(join(output, "runs", run, "health.json"), json.dumps(record, indent=1).encode())
+    store.put_if_absent(uri, json.dumps(record, indent=1).encode())
     for ill in found.ills:
         say(f"warning: {ill}")
     return record

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,13 @@ class Snapshot:
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """`{"path", "rows", "bytes", "removed": [row positions]}` of each part."""
+        """`{"path", "rows", "bytes", "run", "removed": [row positions]}` of each part; older parts do not name their run."""
         parts: list[dict[str, Any]] = self.record["parts"]
         return parts
+
+    def of_run(self, run: str) -> Snapshot:
+        """The same table with nothing but the parts that may hold rows of a run."""
+        return replace(self, record={**self.record, "parts": [part for part in self.parts if part.get("run", run) == run]})
 
     def uris(self) -> list[str]:
         """Where the parts lie."""

@@ -64,7 +64,7 @@ class Write:
         if len(rows):
             data = parquet(rows)
             name = f"{self.stamp.run}-{piece.shard:08d}-{piece.number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
-            part = {"path": f"places/{name}", "rows": len(rows), "bytes": len(data)}
+            part = {"path": f"places/{name}", "rows": len(rows), "bytes": len(data), "run": self.stamp.run}
             self.store.put(join(self.output, part["path"]), data)
         commit = self._commit(piece, rows, part, time.perf_counter() - started)
         uri = join(self.output, "runs", self.stamp.run, "commits", commit_name(piece.shard, piece.number))
