@@ -1,12 +1,14 @@
-"""The generator that a model's folder asks for: a table, vLLM, or transformers where vLLM is not installed."""
+"""The generator that a model's folder asks for: a table, vLLM, or transformers where vLLM is not installed; or a service's."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
+from geobatch.actors import cluster_gpus
 from geobatch.engine import scripted
 from geobatch.engine.generator import Generator
+from geobatch.engine.remote import Endpoint, Remote
 from geobatch.engine.request import Backend, GeneratorConfig
 from geobatch.errors import UserError
 
@@ -25,6 +27,28 @@ def serve(model: str, config: GeneratorConfig | None = None, adapter: Path | Non
     """
     config = config or GeneratorConfig()
     return Generator(_backend(model, config, adapter), in_flight=config.in_flight, deadline_s=config.deadline_s)
+
+
+def desk(model: str, endpoint: Endpoint, config: GeneratorConfig) -> Generator:
+    """The desk in front of a service, if its URL is given, else of a model's folder; errors as `serve`.
+
+    Raises:
+        UserError: both are named, or neither.
+    """
+    if bool(model) == bool(endpoint.url):
+        raise UserError("name either a model's folder or an endpoint's URL, one of the two")
+    if endpoint.url:
+        return Generator(Remote(endpoint), in_flight=endpoint.in_flight, deadline_s=config.deadline_s)
+    return serve(model, config)
+
+
+def on_gpus(model: str, config: GeneratorConfig) -> bool:
+    """Whether an engine for the model asks for GPUs: as the setting says, else if this machine or the cluster has any."""
+    if config.gpu is not None or chosen(model, config) == "scripted":
+        return bool(config.gpu)
+    import torch
+
+    return torch.cuda.is_available() or cluster_gpus() > 0
 
 
 def chosen(model: str, config: GeneratorConfig) -> str:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from geobatch.errors import UserError
 
-Selector = Literal["log_probability", "similarity", "expected_distance", "expected_share"]
+Selector = Literal["log_probability", "similarity", "expected_distance", "expected_share", "reward", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from geobatch.actors import Hands
 from geobatch.engine.gallery import load
+from geobatch.engine.opening import on_gpus
 from geobatch.engine.vision import Precision
+from geobatch.errors import UserError
 from geobatch.methods.geotoken.config import Sampling, Selection
 from geobatch.methods.geotoken.embed import Embed
+from geobatch.methods.geotoken.judge import Judge, JudgeSettings
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.retrieve import Retrieve
 from geobatch.methods.geotoken.sample import Sample
@@ -17,6 +21,9 @@ from geobatch.methods.geotoken.select import Select
 
 #: Parts of a model's folder.
 ENCODER, NETWORK = "encoder", "geotoken"
+
+#: Slices that one judge works on at a time, so that its engine does not run dry between them.
+AT_ONCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,8 @@ class Locate:
     """How candidates are drawn."""
     selection: Selection = field(default_factory=Selection)
     """How one of them becomes the place."""
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """Who looks at the picture again and decides between the places."""
     batch: int = 256
     """Pictures that the encoder takes at a time."""
     precision: Precision = "auto"
@@ -38,28 +47,65 @@ class Locate:
 
 
 def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Hands]:
-    """Embed → Retrieve → Sample → Select, each with its hands.
+    """Embed → Retrieve → Sample → Select, and Judge where there is one, each with its hands.
 
     Args:
         model: folder that geotoken_train.py made.
         gallery: folder that build_gallery.py made.
-        settings: of the method.
+        settings: of the method; the judge's model is a local folder by now.
         workers: actors of each heavy stage, at most.
+
+    Raises:
+        UserError: the selector is "judge" and nobody judges.
     """
     network = GeoTokenModel.load(model / NETWORK).config
-    embed = {"encoder": str(model / ENCODER), "batch": settings.batch, "precision": settings.precision}
+    embed = {
+        "encoder": str(model / ENCODER),
+        "batch": settings.batch,
+        "precision": settings.precision,
+        "keep_picture": settings.judge.asked,
+    }
     retrieve = {
         "gallery": str(gallery),
         "neighbours": max(network.neighbours, settings.neighbours),
         "between": network.between,
     }
     sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": "cuda" if settings.gpus else "cpu"}
-    return [
+    stages = [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
         Hands(stage=Retrieve, make=retrieve),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
-        Hands(stage=Select, make={"selection": settings.selection.suited(network.between), "gallery": str(gallery)}),
+        Hands(stage=Select, make={"selection": selection(settings).suited(network.between), "gallery": str(gallery)}),
     ]
+    if settings.judge.asked:
+        told = settings.judge
+        local = bool(told.model) and on_gpus(told.model, told.generator)
+        gpus = told.generator.tensor_parallel if local else 0
+        stages.append(Hands(stage=Judge, make={"settings": told}, workers=told.engines, gpus=gpus, at_once=AT_ONCE))
+    return stages
+
+
+def selection(settings: Locate) -> Selection:
+    """What `Select` does; before a judge it is what an image falls back on, the default where the selector is "judge".
+
+    Raises:
+        UserError: the selector is "judge" and nobody judges.
+    """
+    if settings.selection.selector != "judge":
+        return settings.selection
+    if not settings.judge.asked:
+        raise UserError("the selector is the judge and there is none; give its folder with judge.model, or judge.endpoint.url")
+    return replace(settings.selection, selector=Selection().selector)
+
+
+def decides(settings: Locate) -> dict[str, Any]:
+    """Of settings and prompts, what decides a row: on what and how fast it is computed does not.
+
+    The folders of the model, the gallery and the judge are the caller's to fingerprint.
+    """
+    told = asdict(replace(settings, selection=selection(settings)))
+    named = {name: told[name] for name in ("sampling", "selection", "precision", "neighbours")}
+    return {**named, "judge": settings.judge.decides()}
 
 
 def gallery_fingerprint(gallery: Path) -> str:
