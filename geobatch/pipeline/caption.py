@@ -35,7 +35,7 @@ from geobatch.image import DecodeConfig
 from geobatch.methods.geolocsft.caption import Caption, Writing
 from geobatch.methods.geolocsft.curate import Curation, curate
 from geobatch.methods.geolocsft.examples import answer_of
-from geobatch.methods.geolocsft.locate import AT_ONCE, Student, on_gpus
+from geobatch.methods.geolocsft.locate import AT_ONCE, SIDE, Student, on_gpus
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teacher
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
@@ -81,7 +81,7 @@ class GeoLocSftCaption:
     """Globs of names to pass over."""
     max_bytes: int = ArchiveConfig.max_bytes
     """Encoded bytes above which an image is rejected unread."""
-    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(side=896))
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(side=SIDE))
     """How pictures are decoded; teacher and student see them at this size."""
     writing: Writing = field(default_factory=Writing)
     """How the teacher writes."""

@@ -31,6 +31,7 @@ from geobatch.methods.geolocsft.config import PRESETS, Preset, Tuning, Validatio
 from geobatch.methods.geolocsft.data import Encoder, Examples, split
 from geobatch.methods.geolocsft.describe import describe
 from geobatch.methods.geolocsft.examples import Written, read, write
+from geobatch.methods.geolocsft.locate import SIDE
 from geobatch.methods.geolocsft.prompts import Form
 from geobatch.methods.geolocsft.train import Fit
 from geobatch.pipeline.folder import CARD, fingerprint_of_base, local_folder
@@ -65,7 +66,7 @@ class GeoLocSftTrain:
     """Adapters and training; the paper's by default."""
     validation: Validation = field(default_factory=Validation)
     """What is measured on images kept out of training."""
-    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(side=896))
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(side=SIDE))
     """How pictures are decoded; use the same for the main job."""
     leave_out: bool = False
     """Train without the examples that cannot be used, and count them; by default the job names them and stops."""

@@ -52,7 +52,8 @@ class GeolocateBucket:
     max_bytes: int = ArchiveConfig.max_bytes
     """Encoded bytes above which an image is rejected unread."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """How pictures are decoded; with GeoLocSFT a side that is not given is what the student was trained at, or 896."""
+    """How pictures are decoded; with GeoLocSFT a side that is not given, as which the default counts, is what the student was
+    trained at, or 896."""
     geotoken: geotoken.Locate = field(default_factory=geotoken.Locate)
     """Settings of the method GeoToken."""
     geolocsft: geolocsft.Locate = field(default_factory=geolocsft.Locate)
@@ -64,7 +65,7 @@ class GeolocateBucket:
     relocate: bool = False
     """Start the table at --output anew although another model, gallery or setting made it."""
     shard_rows: int = ArchiveConfig.shard_rows
-    """Images of one unit of work, at most."""
+    """Images of one unit of work, at most; with GeoLocSFT never more than 64, whose pictures are 2 to 3 MB each."""
     workers: int = 0
     """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
     address: str | None = None

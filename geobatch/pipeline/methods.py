@@ -6,7 +6,7 @@ zero-shot with `--method geolocsft`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,10 +64,6 @@ class Chosen:
     side: int | None = None
 
 
-#: Of a vision-language model that says nothing of it: what Gemma 3 reads.
-_SIDE = 896
-
-
 def choose(store: Store, asked: Asked, workers: int) -> Chosen:
     """Resolves the job's model.
 
@@ -78,7 +74,7 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
         raise UserError(f"there is no method {asked.method!r}; use one of {', '.join(METHODS)}")
     if asked.method == "geolocsft" and not _carded(store, asked.model):
         who = geolocsft.Student(base=base_of(store, asked.model), form=asked.geolocsft.form)
-        return _geolocsft(store, asked, who, {}, workers, _SIDE)
+        return _geolocsft(store, asked, who, {}, workers, geolocsft.SIDE)
     folder = local_folder(store, asked.model, "model")
     about = card(folder)
     if asked.method not in (None, about["method"]):
@@ -97,7 +93,7 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
                 f"{who.base} is not the base that {asked.model} was trained on, or has changed since; restore it or train again"
             )
         adapter = fingerprint_of(folder / about["adapter"], leave=("README.md",))
-        side = about.get("config", {}).get("decode", {}).get("side", _SIDE)
+        side = about.get("config", {}).get("decode", {}).get("side", geolocsft.SIDE)
         return _geolocsft(store, asked, who, {"adapter": adapter}, workers, side)
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
 
@@ -154,5 +150,5 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
         gallery = local_folder(store, asked.gallery, "gallery")
         encoder = local_folder(store, settings.hint_encoder, "encoder")
         decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
-        who = geolocsft.Student(**{**vars(who), "gallery": str(gallery), "encoder": str(encoder)})
+        who = replace(who, gallery=str(gallery), encoder=str(encoder))
     return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side)

@@ -15,6 +15,9 @@ from geobatch.methods.geolocsft.ask import Ask, Asking
 from geobatch.methods.geolocsft.hint import Hint
 from geobatch.methods.geolocsft.prompts import Form, student
 
+#: Pixels of a picture's shorter side where nothing says otherwise: what Gemma 3 reads.
+SIDE = 896
+
 #: Slices that one engine works on at a time, so that it does not run dry between them.
 AT_ONCE = 3
 
