@@ -1,100 +1,82 @@
-"""Image encoders: any vision model of `transformers`, with or without a head trained here, as unit vectors.
+"""Image encoders: any vision model of `transformers`, with or without heads trained here, as unit vectors.
 
-`Vision` is what a stage holds: pictures in, unit vectors out. `ImageNetwork` is what training holds: the
-trunk (the `transformers` model) and a `Head`. A folder is both: `config.json`, `model.safetensors` and
-`preprocessor_config.json` as `transformers` writes them, and `head.json` with `head.safetensors` where
-there is a head. A folder with a `config.json` and no weights is a network with random ones, which is how a
-small encoder is trained from nothing.
+`Vision` is what a stage holds: pictures in, unit vectors out. `ImageNetwork` is what training holds: the trunk (the
+`transformers` model) and its heads (`geobatch.engine.heads`). A folder is both: `config.json`, `model.safetensors` and
+`preprocessor_config.json` as `transformers` writes them, and `head.json` with `head.safetensors` where there are heads. A
+folder with a `config.json` and no weights is a network with random ones, which is how a small encoder is trained from nothing.
 
-A trunk gives one vector a picture: CLIP and its kin their image embedding; others their pooled output, or
-the class token or mean of the last layer where the checkpoint has no pooler (a pooler that is missing from
-the weights would be random numbers). A head may look at the last feature map instead, averaged to a small
-grid: an average over the whole picture forgets *where* in it the coast runs, which is all that tells two
-overlapping aerial pictures apart.
+A picture has one vector for each view, each of unit length divided by the root of their number, one behind the other: the whole
+has unit length, and an inner product of two is the mean of the views' cosines.
 
-bfloat16 and channels-last, measured on two cores of an AMD EPYC with AVX512-BF16, ResNet of 0.3 M
-parameters at 48 pixels: 3,700 pictures a second in training (float32: 2,800) and 15,000 in inference
-(9,400). CPUs without bfloat16 instructions emulate it many times slower, so "auto" asks the CPU.
+A trunk gives one vector a picture: CLIP and its kin their image embedding; others their pooled output, or the class token or
+mean of the last layer where the checkpoint has no pooler (a pooler that is missing from the weights would be random numbers).
+A head may look at the last feature map instead, averaged to a small grid: an average over the whole picture forgets *where* in
+it the coast runs, which is all that tells two overlapping aerial pictures apart.
 
-Not covered: models that need text beside the picture; several vectors a picture; fine-tuning with adapters.
+bfloat16 and channels-last, measured on two cores of an AMD EPYC with AVX512-BF16, ResNet of 0.3 M parameters at 48 pixels:
+3,700 pictures a second in training (float32: 2,800) and 15,000 in inference (9,400). CPUs without bfloat16 instructions emulate
+it many times slower, so "auto" asks the CPU.
+
+Not covered: models that need text beside the picture; heads on a grid beside other views.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geobatch.engine import pixels
+from geobatch.engine import heads, pixels
+from geobatch.engine.heads import IMAGE, Head, HeadConfig
 from geobatch.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_HEAD, _HEAD_WEIGHTS = "head.json", "head.safetensors"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """A linear map from what the trunk sees to the vector."""
-
-    size: int = 128
-    """Length of the vector."""
-
-    grid: int = 0
-    """Cells a side of the grid that the last feature map is averaged to; 0: the trunk's own vector is read.
-    """
-
-
-class Head(nn.Module):
-    """Feature map (N, C, H, W), or vector (N, C) where `grid` is 0, to (N, size)."""
-
-    def __init__(self, config: HeadConfig, channels: int) -> None:
-        super().__init__()
-        self.config, self.channels = config, channels
-        self.linear = nn.Linear(channels * max(config.grid, 1) ** 2, config.size)
-
-    def forward(self, seen: Tensor) -> Tensor:
-        """See the class."""
-        if self.config.grid and seen.shape[2:] != (self.config.grid, self.config.grid):
-            seen = F.adaptive_avg_pool2d(seen, self.config.grid)
-        out: Tensor = self.linear(seen.flatten(1))
-        return out
-
-
 class ImageNetwork(nn.Module):
-    """A trunk of `transformers`, a head or none, and how both want their pictures.
+    """A trunk of `transformers`, a head or none for each view, and how they want their pictures.
 
     Args:
         trunk: any model whose forward takes `pixel_values`.
-        head: maps the trunk's features to the vector; None: the trunk's own vector.
+        heads: by view, what maps the trunk's features to its vector; None: the trunk's own vector.
         reads: how pictures become what the trunk reads.
         pooled: False where the trunk's pooler has no trained weights.
     """
 
-    def __init__(self, trunk: Any, head: Head | None, reads: pixels.Pixels, pooled: bool = True) -> None:
+    def __init__(self, trunk: Any, heads: Mapping[str, Head | None], reads: pixels.Pixels, pooled: bool = True) -> None:
         super().__init__()
-        self.trunk, self.head, self.reads, self.pooled = trunk, head, reads, pooled
+        self.trunk, self.reads, self.pooled = trunk, reads, pooled
+        self.views = tuple(heads)
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+
+    @property
+    def head(self) -> Head | None:
+        """The head of the only view; None where there is none, or several views."""
+        found = self.heads[self.views[0]] if len(self.views) == 1 and self.heads else None
+        return found if isinstance(found, Head) else None
 
     def forward(self, values: Tensor) -> Tensor:
-        """What `reads` made, (N, 3, h, w) -> unit vectors (N, D) float32."""
+        """What `reads` made, (N, 3, h, w) -> unit vectors (N, D) float32, the views one behind the other."""
         values = values.contiguous(memory_format=torch.channels_last)
-        if self.head is not None:
-            seen = self.head(self.feature_map(values) if self.head.config.grid else self._vector(values))
-        else:
-            seen = self._vector(values)
-        return F.normalize(seen.float(), dim=1)
+        if self.head is not None and self.head.config.grid:
+            return F.normalize(self.head(self.feature_map(values)).float(), dim=1)
+        return joined(list(self.each(self.features(values)).values()))
+
+    def each(self, features: Tensor) -> dict[str, Tensor]:
+        """The trunk's vectors (N, C) -> unit vectors (N, D) float32 of each view."""
+        seen = {name: self.heads[name](features) if name in self.heads else features for name in self.views}
+        return {name: F.normalize(vectors.float(), dim=1) for name, vectors in seen.items()}
 
     def feature_map(self, values: Tensor) -> Tensor:
         """The trunk's last feature map (N, C, H, W).
@@ -107,7 +89,8 @@ class ImageNetwork(nn.Module):
             raise UserError(f"{type(self.trunk).__name__} gives no feature map for a grid; set the head's grid to 0")
         return last
 
-    def _vector(self, values: Tensor) -> Tensor:
+    def features(self, values: Tensor) -> Tensor:
+        """The trunk's own vectors (N, C), of any length."""
         if hasattr(self.trunk, "get_image_features"):
             seen = self.trunk.get_image_features(pixel_values=values)
             return seen if isinstance(seen, Tensor) else seen.pooler_output
@@ -120,7 +103,7 @@ class ImageNetwork(nn.Module):
 
     @torch.no_grad()
     def dimension(self) -> int:
-        """Length of a vector, found by looking at a black picture."""
+        """Length of the whole vector, found by looking at a black picture."""
         training = self.training
         self.eval()
         side = (self.reads.crop or self.reads.size or (224, 224))[0]
@@ -132,44 +115,52 @@ class ImageNetwork(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes the folder that `network` reads."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with quiet():
             self.trunk.save_pretrained(folder)
         self.reads.save(folder)
-        if self.head is not None:
-            said = {**asdict(self.head.config), "channels": self.head.channels}
-            (folder / _HEAD).write_text(json.dumps(said, indent=1) + "\n")
-            weights = {name: value.contiguous() for name, value in self.head.state_dict().items()}
-            save_file(weights, folder / _HEAD_WEIGHTS)
+        heads.save({name: cast(Head | None, dict(self.heads.items()).get(name)) for name in self.views}, folder)
 
 
-def network(model: str, head: HeadConfig | None = None, seed: int = 0) -> ImageNetwork:
+def joined(views: Sequence[Tensor]) -> Tensor:
+    """Unit vectors (N, D) of V views -> (N, ΣD) unit vectors whose inner products are the mean of the views'."""
+    return views[0] if len(views) == 1 else torch.cat(list(views), dim=1) / math.sqrt(len(views))
+
+
+def network(model: str, head: HeadConfig | Mapping[str, HeadConfig | None] | None = None, seed: int = 0) -> ImageNetwork:
     """The network in a folder or on the hub.
 
     Args:
         model: folder, or name on the Hugging Face hub (HF_HUB_OFFLINE=1 keeps it to the local cache).
-        head: a new head with random weights in place of the folder's own; None keeps what the folder has.
+        head: new heads with random weights in place of the folder's own: one, or one by view (None: the trunk's own vector);
+            None keeps what the folder has.
         seed: of whatever weights are random.
 
     Raises:
-        UserError: there is no such model, a part of its weights is missing, or it says nothing of its input.
+        UserError: there is no such model, a part of its weights is missing, it says nothing of its input, or one of several
+            views asks for a grid.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk, pooled = _trunk(model)
         reads = pixels.read(_file(model, pixels.FILE))
-        said = None if head is not None else _own_head(model)
-        found = ImageNetwork(trunk, None, reads, pooled)
-        if said is not None:
-            channels = said.pop("channels")
-            found.head = Head(HeadConfig(**said), channels)
-            found.head.load_state_dict(load_file(Path(model) / _HEAD_WEIGHTS))
-        elif head is not None:
-            found.head = Head(head, _channels(found, head.grid))
+        found = ImageNetwork(trunk, heads.read(Path(model)) if head is None else {IMAGE: None}, reads, pooled)
+        if head is not None:
+            asked = {IMAGE: head} if isinstance(head, HeadConfig) else dict(head)
+            if len(asked) > 1 and any(each is not None and each.grid for each in asked.values()):
+                raise UserError("only an encoder of one view can have a head on a grid; set grid to 0")
+            channels = {grid: _channels(found, grid) for grid in {each.grid for each in asked.values() if each is not None}}
+            made = {name: None if each is None else Head(each, channels[each.grid]) for name, each in asked.items()}
+            found = ImageNetwork(trunk, made, reads, pooled)
     return found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 class Vision:
     """Pictures to unit vectors.
+
+    Attributes:
+        dimension: length of a whole vector.
+        views: names of its parts, in order.
+        view_sizes: their lengths.
 
     Args:
         model: as for `network`.
@@ -183,7 +174,10 @@ class Vision:
         self.network = network(model).to(self.device).eval()
         self.batch = batch
         self.bf16 = precision == "bfloat16" or (precision == "auto" and bf16_pays(self.device))
-        self.dimension = self.network.dimension()
+        self.dimension, self.views = self.network.dimension(), self.network.views
+        own = {name: cast(Head, head).config.size for name, head in self.network.heads.items()}
+        rest = self.dimension - sum(own.values())  # of the one view that is the trunk's own vector, if any
+        self.view_sizes = tuple(own.get(name, rest) for name in self.views)
 
     def encode(self, pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit vectors (N, D) of upright RGB pictures, each (H, W, 3), of one size or of many."""
@@ -217,7 +211,7 @@ def bf16_pays(device: torch.device) -> bool:
 def _trunk(model: str) -> tuple[Any, bool]:
     folder = Path(model)
     try:
-        with _quiet():
+        with quiet():
             if folder.is_dir() and not any((folder / name).exists() for name in _WEIGHTS):
                 return transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(model)), True
             trunk, said = transformers.AutoModel.from_pretrained(model, output_loading_info=True)
@@ -228,7 +222,8 @@ def _trunk(model: str) -> tuple[Any, bool]:
         ) from error
     missing = sorted(said["missing_keys"])
     if hasattr(trunk, "text_model"):
-        trunk.text_model = None  # half of CLIP, never asked
+        trunk.text_model = None  # half of CLIP, never asked, and not in what this saved
+        missing = [name for name in missing if not name.startswith("text_")]
     pooler = [name for name in missing if "pooler" in name]
     if len(pooler) < len(missing):
         raise UserError(f"{model} lacks weights ({missing[0]}, {len(missing)} in all); get the whole model")
@@ -243,25 +238,19 @@ def _file(model: str, name: str) -> Path:
     return Path(found)
 
 
-def _own_head(model: str) -> dict[str, Any] | None:
-    path = Path(model) / _HEAD
-    said: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return said
-
-
 @torch.no_grad()
 def _channels(found: ImageNetwork, grid: int) -> int:
     side = (found.reads.crop or found.reads.size or (224, 224))[0]
     values = found.reads(torch.zeros(1, side, side, 3, dtype=torch.uint8))
     training = found.training
     found.eval()
-    seen = found.feature_map(values) if grid else found._vector(values)
+    seen = found.feature_map(values) if grid else found.features(values)
     found.train(training)
     return int(seen.shape[1])
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the load report and progress bars of `transformers`; whoever wants them finds the weights'
     names in errors.
     """

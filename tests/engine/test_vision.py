@@ -11,8 +11,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from geobatch.engine.heads import Head, HeadConfig
 from geobatch.engine.pixels import Pixels
-from geobatch.engine.vision import Head, HeadConfig, Vision, network
+from geobatch.engine.vision import Vision, network
 from geobatch.errors import UserError
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -101,6 +102,42 @@ def test_a_head_is_saved_and_read(tmp_path: Path, pictures: list[np.ndarray]) ->
     assert np.allclose(vision.encode([pictures[0], pictures[2]]), direct, atol=1e-6)
 
 
+VIEWS = {"image": None, "location": HeadConfig(size=6, hidden=10, unit=True), "text": HeadConfig(size=5)}
+
+
+def test_views_lie_one_behind_the_other(tmp_path: Path, pictures: list[np.ndarray]) -> None:
+    made = network(str(folder(tmp_path / "bare", "clip")), VIEWS, seed=3).eval()
+    made.save(tmp_path / "trained")
+    said = json.loads((tmp_path / "trained/head.json").read_text())
+    assert list(said["views"]) == ["image", "location", "text"] and said["views"]["image"] is None
+    vision = Vision(str(tmp_path / "trained"), precision="float32")
+    assert (vision.dimension, vision.views, vision.view_sizes) == (23, ("image", "location", "text"), (12, 6, 5))
+    assert made.head is None
+    vectors = vision.encode(pictures)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    parts = np.split(vectors * np.float32(np.sqrt(3)), [12, 18], axis=1)
+    assert all(np.allclose(np.linalg.norm(part, axis=1), 1, atol=1e-5) for part in parts)
+    # The whole's inner product is the mean of the views' cosines, and the image view is the bare model's vector.
+    assert vectors[0] @ vectors[3] == pytest.approx(np.mean([part[0] @ part[3] for part in parts]), abs=1e-5)
+    bare = Vision(str(tmp_path / "bare"), precision="float32")
+    assert (bare.views, bare.view_sizes) == (("image",), (12,))
+    assert np.allclose(parts[0], bare.encode(pictures), atol=1e-5)
+    with torch.no_grad():
+        own = torch.from_numpy(parts[0])
+        each = made.each(own)
+        assert np.allclose(each["location"], parts[1], atol=1e-5)  # reads unit vectors and any multiple alike
+        assert np.allclose(made.each(own * 7)["location"], parts[1], atol=1e-5)
+        assert not np.allclose(each["text"], parts[2], atol=1e-3)
+
+
+def test_one_head_is_written_as_ever(tmp_path: Path) -> None:
+    """The format of the encoders that exist."""
+    made = network(str(folder(tmp_path / "bare", "resnet", weights=False)), HeadConfig(size=6, grid=2), seed=3)
+    made.save(tmp_path / "trained")
+    assert json.loads((tmp_path / "trained/head.json").read_text()) == {"size": 6, "grid": 2, "channels": 16}
+    assert set(load_file(tmp_path / "trained/head.safetensors")) == {"linear.weight", "linear.bias"}
+
+
 def test_a_grid_sees_where_and_a_mean_does_not() -> None:
     """The reason for the grid: the same coast on the left and on the right has one average."""
     torch.manual_seed(0)
@@ -118,6 +155,8 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     vit = folder(tmp_path / "vit", "vit", weights=False)
     with pytest.raises(UserError, match="no feature map"):
         network(str(vit), HeadConfig(grid=2))
+    with pytest.raises(UserError, match="one view can have a head on a grid"):
+        network(str(vit), {"image": None, "location": HeadConfig(grid=2)})
     full = folder(tmp_path / "full", "resnet")
     weights = load_file(full / "model.safetensors")
     weights.pop(next(name for name in weights if "convolution" in name))
