@@ -1,4 +1,4 @@
-"""What tests of several rooms stand on: an S3 server, and the real data where there is any.
+"""What tests of several rooms stand on: an S3 server, a tiny language model behind vLLM, and the real data where there is any.
 
 The server is moto's, in a process of its own: there it honours conditional writes, and cannot deadlock with pyarrow.
 """
@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from geobatch.store import StoreConfig
 from geobatch.store.s3 import S3
 from tests.store.proxy import FaultyProxy
+
+if TYPE_CHECKING:
+    from geobatch.engine.generator import Generator
 
 #: Ray's workers listen here.
 RAY_PORTS = range(10002, 20000)
@@ -117,3 +121,22 @@ def vllm_there() -> None:
     if importlib.util.find_spec("vllm") is None:
         assert os.environ.get("GEOBATCH_REQUIRE_VLLM") != "1", "vLLM is not installed; see .lock/install_vllm.py"
         pytest.skip("vLLM is not installed: multimodal LLMs are tested on transformers alone")
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Gemma 3 with random weights."""
+    from tests.engine import tiny
+
+    return tiny.gemma3(tmp_path_factory.mktemp("gemma") / "model", sharpness=6)
+
+
+@pytest.fixture(scope="session")
+def served(vllm_there: None, gemma: Path) -> Iterator[Generator]:
+    """It behind vLLM, started once for all tests: an engine takes 25 to 70 s to start."""
+    from geobatch.engine.opening import serve
+    from tests.engine import tiny
+
+    made = serve(str(gemma), tiny.CONFIG)
+    yield made
+    made.close()

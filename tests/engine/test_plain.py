@@ -13,7 +13,7 @@ import xgrammar
 from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
 from geobatch.engine.request import Request, Sampling
-from tests.engine.conftest import CONFIG
+from tests.engine.tiny import CONFIG
 
 ASKED = [Request(f"q{n}", [{"role": "user", "content": [{"type": "text", "text": f"Where {n}"}]}]) for n in range(3)]
 

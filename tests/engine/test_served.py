@@ -20,7 +20,7 @@ from geobatch.engine.generator import Generator
 from geobatch.engine.opening import serve
 from geobatch.engine.request import Request, Sampling
 from tests.engine import tiny
-from tests.engine.conftest import CONFIG
+from tests.engine.tiny import CONFIG
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of vLLM and its libraries
 TAG = r"<answer>\nlat: -?[0-8]?\d\.\d{5}\nlon: -?1?\d?\d\.\d{5}\n</answer>"

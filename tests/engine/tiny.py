@@ -22,6 +22,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from geobatch.engine.request import GeneratorConfig
+
+#: How tests serve them.
+CONFIG = GeneratorConfig(backend="vllm", dtype="float32", context=1024, in_flight=32, cpu_cache_gib=1, deadline_s=120)
+
 CORPUS = [
     "You are shown one photograph. Where on Earth was it taken? Reason from terrain, climate, vegetation, roads, buildings",
     "<answer>\nlat: 48.85840\nlon: 2.29450\n</answer> <answer>\nlat: -33.85680\nlon: 151.21530\n</answer>",

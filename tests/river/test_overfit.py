@@ -22,8 +22,8 @@ from geobatch.methods.geolocsft.prompts import messages, student
 from geobatch.pipeline.folder import fingerprint_of_base
 from geobatch.sink import read
 from tests.engine import tiny
-from tests.engine.conftest import CONFIG
 from tests.engine.test_served import Causal
+from tests.engine.tiny import CONFIG
 from tests.methods.geolocsft import pupil
 from tests.river.job import run_job
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from geobatch.engine.generator import Generator
+from geobatch.engine.opening import serve
 from geobatch.engine.remote import KEY, Endpoint
 from geobatch.engine.request import Dead, GeneratorConfig, Request
 from geobatch.engine.scripted import Scripted
@@ -24,7 +25,7 @@ from geobatch.methods.geotoken.judge_prompts import schema
 from geobatch.methods.geotoken.judge_record import COLUMNS, judged
 from geobatch.schema import RADII_KM, probability_column
 from geobatch.stage import rejected
-from tests.engine import endpoint
+from tests.engine import endpoint, tiny
 from tests.methods.geotoken.judging import BESIDE_PARIS, CAIRO, LYON, PARIS, ROME, SYDNEY, Row, table_of
 
 FREE = '{"latitude": -33.8568, "longitude": 151.2153}'
@@ -326,3 +327,53 @@ def test_a_content_filter_is_a_refusal() -> None:
         stage = _remote(server.url)
         assert stage(table_of(Row()))["fallback"].to_pylist() == ["judge: refused"]
         stage.close()
+
+
+# Real models
+
+
+def _judged_alike(generator: Generator, mode: str) -> None:
+    """Six pictures through both: replies are JSON of the schema, and what they say is what the rows say; twice the same."""
+    rows = [Row(f"i{n}", candidates=[(*place, 5) for place in (LYON, ROME)[: 1 + n % 2]], sure=0.1 * n) for n in range(6)]
+    before, seen = table_of(*rows), []
+    stage = Judge(JudgeSettings(model="x", mode=mode, below=0.45), generator)  # type: ignore[arg-type]
+    ask = generator.ask
+
+    def spy(requests: Any, sampling: Any) -> Any:
+        replies = ask(requests, sampling)
+        seen.extend((request.key, sampling.schema, reply) for request, reply in zip(requests, replies, strict=True))
+        return replies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "ask", spy)
+        done = stage(before)
+    assert stage(before).equals(done)
+    assert sorted(key for key, *_ in seen) == [f"i{n}" for n in range(5)], "the sure one was asked, or an unsure one was not"
+    for key, form, reply in seen:
+        said = json.loads(reply.samples[0].text)
+        jsonschema.validate(said, json.loads(form))
+        row = int(key[1:])
+        place = (done["latitude"][row].as_py(), done["longitude"][row].as_py())
+        if mode == "choose":
+            pool = [PARIS, LYON, CAIRO] if row % 2 == 0 else [PARIS, ROME, LYON, CAIRO]
+            assert place in pool and len(pool) == len(json.loads(form)["properties"]["choice"]["enum"])
+        else:
+            assert place == (said["latitude"], said["longitude"])
+    told = judged([done])
+    assert (told["asked"], told["answered"], told["fell_back"], told["not_asked"]) == (5, 5, {}, 1)
+    cut = Judge(JudgeSettings(model="x", mode=mode, tokens=3), generator)(before)  # type: ignore[arg-type]
+    assert set(cut["fallback"].to_pylist()) == {"judge: cut_off"} and set(cut["latitude"].to_pylist()) == {PARIS[0]}
+
+
+@pytest.mark.parametrize("mode", ["choose", "free"])
+def test_vllm_judges(served: Generator, mode: str) -> None:
+    _judged_alike(served, mode)
+
+
+@pytest.mark.parametrize("mode", ["choose", "free"])
+def test_transformers_judge(gemma: Path, mode: str) -> None:
+    generator = serve(str(gemma), replace(tiny.CONFIG, backend="transformers"))
+    try:
+        _judged_alike(generator, mode)
+    finally:
+        generator.close()
