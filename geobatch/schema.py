@@ -38,8 +38,10 @@ IDENTITY = [
 ]
 
 #: One row of the frozen manifest. All rows of a shard are contiguous; shards are numbered from 0 in the order planned.
-#: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read. kind "zip": one row a
-#: member (offset = of its entry in the central directory, bytes). kind "parquet": one row a row group (offset = its index).
+#: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read; or one row a byte part
+#: that it takes to read the first one's members (offset = where a part's own members begin, its size if none does). kind
+#: "zip": one row a member (offset = of its entry in the central directory, bytes). kind "parquet": one row a row group
+#: (offset = its index).
 PLAN = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),

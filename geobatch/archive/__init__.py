@@ -7,6 +7,10 @@ manifest  a CSV or Parquet file of URIs, read like a listing
 shard     one shard becomes slices of IMAGE rows, by kind:
 prefix    loose objects, many GETs in flight
 tar       a tar or WebDataset shard, read once, in order, never on disk
+headers   the members of a tar, one by one, with damage raised
+parts     byte parts of one tar: their names and their order
+cut       where the members of each part begin, so that each part has a reader
+joined    objects one behind the other as one file
 zip       members of a zip, through range reads
 parquet   rows of a Parquet file that has an image column
 slice     the unit of work and of commit

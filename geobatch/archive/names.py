@@ -59,9 +59,13 @@ class Names:
         """Whether a glob of `exclude` fits."""
         return _matches(self._exclude, name)
 
+    def chooses(self, name: str) -> bool:
+        """Whether the globs of `include` leave the container of this name in."""
+        return self._containers is None or _matches(self._containers, name)
+
     def opens(self, name: str) -> bool:
         """Whether the container of this name is to be read."""
-        return (self._containers is None or _matches(self._containers, name)) and not _matches(self._exclude, name)
+        return self.chooses(name) and not _matches(self._exclude, name)
 
     def takes(self, name: str) -> bool:
         """Whether a loose object of this name is an image to be read."""

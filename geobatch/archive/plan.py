@@ -1,9 +1,10 @@
 """A listing becomes the frozen manifest.
 
 Whatever lies below one prefix is planned together: loose images fill shards of at most `shard_rows` and `shard_bytes`; a tar
-is a shard; a zip's members and a Parquet file's row groups are cut into shards, of which none spans two files. Listing
-streams: what is in memory is one page of the listing, one table of at most 50,000 rows, and, while a zip is planned, the
-names of its members. A million keys are planned in 6 s on one core and 62 MiB (`tests/archive/test_plan.py`).
+is a shard, or as many as it has byte parts (`parts`, `cut`); a zip's members and a Parquet file's row groups are cut into
+shards, of which none spans two files. Listing streams: what is in memory is one page of the listing, one table of at most
+50,000 rows, and, while a zip is planned, the names of its members. A million keys are planned in 6 s on one core and 62 MiB
+(`tests/archive/test_plan.py`).
 
 What it does not cover: listing several prefixes at once. One page of 1000 keys takes S3 some 0.1 s, so ten million keys take
 a quarter of an hour, however fast the planner is.
@@ -16,9 +17,10 @@ from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
-from geobatch.archive import manifest, parquet
+from geobatch.archive import manifest, parquet, parts
 from geobatch.archive import zip as zips
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.cut import cut
 from geobatch.archive.names import MemberIds, Names, container, escaped, named_like_an_image
 from geobatch.errors import UserError
 from geobatch.schema import PLAN
@@ -66,12 +68,16 @@ class _Row(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image."""
+    """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image.
+
+    The byte parts of a tar are one source: `found` is the first of them, `name` is the joined file's.
+    """
 
     found: Object | None
     uri: str
     name: str
     kind: str | None
+    parts: tuple[Object, ...] = ()
 
 
 def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Iterator[Planned]:
@@ -138,6 +144,9 @@ class _Planner:
                 if source.kind in _LOOSE or source.found is None:
                     if full := self._one(source):
                         yield full
+                elif source.parts:
+                    for needed in cut(self._store, source.parts):
+                        yield [_Row("tar", None, part.uri, part.etag, part.size, first) for part, first in needed]
                 else:
                     yield from self._opened(source.kind or "", source.found)
             yield []
@@ -216,8 +225,10 @@ class _Planner:
     def _named(self, page: list[_Source]) -> Iterator[_Source]:
         """The sources that are wanted by name."""
         for source in page:
-            self.listed += 1
-            if source.kind == "object":
+            self.listed += len(source.parts) or 1
+            if source.parts:
+                taken = True  # `parts` has asked the globs
+            elif source.kind == "object":
                 taken = not self._names.excludes(source.name)
             elif source.kind is not None:
                 taken = self._names.opens(source.name)
@@ -232,11 +243,12 @@ class _Planner:
         """The sources that are not known; the first of all is probed."""
         wanted = list(page)
         if self._known is not None:
-            asked = [source.found for source in wanted if source.found is not None]
-            answers = iter(self._known([(each.uri, each.etag) for each in asked])) if asked else iter(())
-            new = [source for source in wanted if source.found is None or not next(answers)]
-            self.known += len(wanted) - len(new)
-            wanted = new
+            single = [source for source in wanted if source.found is not None and not source.parts]
+            asked = [(source.uri, source.found.etag) for source in single if source.found is not None]
+            known = {source for source, yes in zip(single, self._known(asked) if asked else (), strict=True) if yes}
+            known |= {source for source in wanted if source.parts and all(self._known([p[::2] for p in source.parts]))}
+            self.known += sum(len(source.parts) or 1 for source in known)
+            wanted = [source for source in wanted if source not in known]
         if wanted and not self._probed:
             self._probe(wanted)
         return wanted
@@ -260,19 +272,28 @@ class _Planner:
         """What is listed: below a prefix, in a manifest, or the one file that the archive is."""
         uri = split(self._config.uri).uri
         single = container(uri) is not None or manifest.is_manifest(uri) or named_like_an_image(uri)
+        single = single or parts.named_like_a_first_part(uri)
         found = self._store.head(uri) if single or uri.startswith("file:") else None
         if found is None:
             root = uri if uri.endswith("/") else f"{uri}/"
+            found_parts = parts.Parts(self._store, self._names, root)
             for page in self._store.objects(uri):
-                yield [_Source(each, each.uri, (name := each.uri[len(root) :]), container(name)) for each in page]
+                yield self._sources(root, *found_parts.sort(page))
+            yield self._sources(root, *found_parts.rest())
         elif manifest.is_manifest(uri) and manifest.names_images(self._store, found):
             for listed in manifest.pages(self._store, found):
                 self.listed += listed.passed
                 self.skipped += listed.passed
                 yield [_Source(each, named, named, container(named) or "object") for named, each in listed]
-        elif single or self._names.takes(uri.rpartition("/")[2]):
+        elif sequence := parts.from_first(self._store, found):
+            yield self._sources("", [], [sequence])
+        elif container(uri) or named_like_an_image(uri) or self._names.takes(uri.rpartition("/")[2]):
             yield [_Source(found, uri, uri.rpartition("/")[2], container(uri))]
         else:
             raise UserError(
                 f"{uri} is neither a folder nor a tar, zip, Parquet, CSV or image; name what it holds with --archive"
             )
+
+    def _sources(self, root: str, loose: list[Object], sequences: list[parts.Sequence]) -> list[_Source]:
+        sources = [_Source(each, each.uri, (name := each.uri[len(root) :]), container(name)) for each in loose]
+        return sources + [_Source(each.parts[0], each.parts[0].uri, each.name, "tar", each.parts) for each in sequences]

@@ -1,9 +1,12 @@
 """A tar or WebDataset shard, plain or gzipped: read once, in order, never on disk.
 
-The standard library reads the headers (ustar, GNU long names, pax, sparse), but its own iterator ends silently at a header
-it cannot read, which would lose every image behind; here that is damage and becomes a row. Members before it are rows as
-if nothing had happened. An archive may lack its closing zeros, and may be several archives written one behind the
-other; what follows the closing zeros and is no header is padding.
+A header that cannot be read is damage and becomes a row (`headers`); members before it are rows as if nothing had
+happened. An archive may lack its closing zeros, and may be several archives written one behind the other; what follows the
+closing zeros and is no header is padding.
+
+A tar that was split into byte parts (`parts`) is a shard a part: the members whose first header lies in it, or in parts
+behind it in which none was found to begin. The last of them may reach into further parts. The plan says where the next
+shard begins, and a reader that does not come out exactly there raises: so every member is read once, or the job ends.
 
 Where a slice begins in a plain tar is a byte of the file, so that reading starts there again after a death. A gzipped one
 has no such places: it is read from its begin, and only slices that are not committed are kept. A member of more than
@@ -16,9 +19,7 @@ that rename members, after a resumption.
 from __future__ import annotations
 
 import gzip
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -27,90 +28,17 @@ from typing import BinaryIO, NamedTuple, cast
 import pyarrow as pa
 
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.headers import DAMAGE, INSIDE, Forward, Tar
+from geobatch.archive.joined import Joined
 from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.archive.prefix import fate_of, too_large
 from geobatch.archive.slice import NOTHING, Rows, Slice, close
-from geobatch.errors import GeobatchError, Rejection
-from geobatch.store import Changed, Denied, NotFound, Store
+from geobatch.errors import GeobatchError, Rejection, UserError
+from geobatch.store import Changed, Denied, NotFound, Object, Store
 
-#: Bytes that are rather left out by a new request than read and dropped.
-_LEAP = 16 << 20
-#: Bytes of one member's headers, long names and sparse maps included; more is damage, not a header.
-_HEADER = 1 << 20
-#: What headers and compressed streams raise when they are damaged.
-_DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, struct.error)
 #: What ends an archive early and says so in a row. The store failing is not among it.
-_ENDS = (*_DAMAGE, Changed, NotFound, Denied)
-_INSIDE = "the file ends inside a member"
+_ENDS = (*DAMAGE, Changed, NotFound, Denied)
 _GZIP = b"\x1f\x8b"
-
-
-class _Forward:
-    """A file at byte `position` of the archive that only goes forward; `reopen` opens it further on, if that is possible."""
-
-    def __init__(self, file: BinaryIO, position: int, reopen: Callable[[int], BinaryIO] | None) -> None:
-        self._file, self._position, self._reopen = file, position, reopen
-        self.limit: int | None = None
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int) -> bytes:
-        if self.limit is not None and size > self.limit:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        data = self._file.read(size)
-        self._position += len(data)
-        return data
-
-    def seek(self, position: int) -> None:
-        if position < self._position:
-            raise tarfile.ReadError("a header that points backwards")
-        if self._reopen is not None and position - self._position > _LEAP:
-            self._file.close()
-            self._file, self._position = self._reopen(position), position
-        while self._position < position and self.read(min(position - self._position, 1 << 20)):
-            pass
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Tar(tarfile.TarFile):
-    """A tar whose `next` raises where the library's gives up in silence, and that remembers no members."""
-
-    firstmember: tarfile.TarInfo | None = None
-    #: Where the last header that was asked for begins.
-    asked: int = 0
-
-    def next(self) -> tarfile.TarInfo | None:
-        """The next member, or None at the end."""
-        if self.firstmember is not None:
-            first, self.firstmember = self.firstmember, None
-            return first
-        file = cast(_Forward, self.fileobj)
-        self.asked = self.offset
-        file.limit = _HEADER
-        try:
-            if self.offset != file.tell():
-                file.seek(self.offset - 1)
-                if not file.read(1):
-                    raise tarfile.ReadError(_INSIDE)
-            return self._header()
-        finally:
-            file.limit = None
-
-    def _header(self) -> tarfile.TarInfo | None:
-        closed = False
-        while True:
-            try:
-                return self.tarinfo.fromtarfile(self)
-            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-                closed = True
-                self.offset += tarfile.BLOCKSIZE
-            except _DAMAGE as error:
-                if closed or isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
-                    return None
-                raise
 
 
 class _Member(NamedTuple):
@@ -130,17 +58,26 @@ def _end(error: Exception, offset: int) -> Rejection:
     return Rejection("broken_archive", f"at byte {offset}: {type(error).__name__}: {error}")
 
 
-def _members(file: _Forward, names: Names, config: ArchiveConfig) -> Iterator[_Member]:
-    """The members in order; what ends the archive early comes as the last of them.
+def _members(file: Forward, source: _Source, end: int | None) -> Iterator[_Member]:
+    """The members in order, up to the one at byte `end`; what ends the archive early comes as the last of them.
 
     Raises:
         Unreadable: the store failed, which says nothing about the archive.
+        UserError: no member begins at `end`.
     """
-    tar: _Tar | None = None
+    names, config = Names(source.config), source.config
+    tar: Tar | None = None
     start = file.tell()
     try:
-        tar = _Tar(fileobj=cast(BinaryIO, file), mode="r", encoding="utf-8", errors="backslashreplace")
-        while (member := tar.next()) is not None:
+        tar = Tar.over(file)
+        while tar.firstmember is not None or tar.offset != end:  # the part that begins there need not be opened
+            member = tar.next()
+            if end is not None and (member is None or tar.offset > end):
+                if member is None or member.offset != end:
+                    raise _astray(source.uri, end)
+                return
+            if member is None:
+                return
             if tar.offset <= member.offset:
                 raise tarfile.ReadError("a member of negative size")
             if member.isdir() or not names.takes_member(member.name):
@@ -154,6 +91,13 @@ def _members(file: _Forward, names: Names, config: ArchiveConfig) -> Iterator[_M
         yield _Member(offset, fate=_end(error, offset), ends=True)
 
 
+def _astray(uri: str, end: int) -> UserError:
+    return UserError(
+        f"the members of {uri} do not lead to byte {end}, where the next part's begin (is there a tar within the tar?); "
+        "join the parts to one file, which is read from its begin"
+    )
+
+
 def _refused(member: tarfile.TarInfo, config: ArchiveConfig) -> Rejection | None:
     if not member.isreg():
         return Rejection("empty", f"no file but a link to {member.linkname!r}" if member.linkname else "no file")
@@ -165,28 +109,29 @@ def _refused(member: tarfile.TarInfo, config: ArchiveConfig) -> Rejection | None
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.issparse():
         return cast(BinaryIO, tar.extractfile(member)).read()
-    file = cast(_Forward, tar.fileobj)  # the library's way costs two more copies
+    file = cast(Forward, tar.fileobj)  # the library's way costs two more copies
     file.seek(member.offset_data)
     data = file.read(member.size)
     if len(data) < member.size:
-        raise tarfile.ReadError(_INSIDE)
+        raise tarfile.ReadError(INSIDE)
     return data
 
 
 class _Source(NamedTuple):
     """The archive, and what reading it depends on."""
 
-    store: Store
+    file: Joined
     uri: str
     etag: str | None
     ids: MemberIds
     config: ArchiveConfig
     done: Mapping[int, int]
+    end: int | None  # byte from which on members are another shard's
 
 
 def _slices(source: _Source, members: Iterator[_Member], number: int) -> Iterator[Slice]:
     """Every slice from `number` on, also those that are done, but without their rows."""
-    _, uri, etag, ids, config, done = source
+    _, uri, etag, ids, config, done, _ = source
     rows, count, weight, skipped = Rows(), 0, 0, 0
     for member in members:
         if member.name is None and not member.ends:
@@ -233,10 +178,15 @@ def read(
 
     Raises:
         Unreadable: the store failed; no row would be true.
+        UserError: the members do not lead to where the next shard begins.
     """
-    [row] = plan.to_pylist()
-    uri, etag = row["uri"], row["etag"]
-    number, offset = _after(done, 0, 0)
+    rows = plan.to_pylist()
+    file = Joined(store, [Object(row["uri"], row["size"], row["etag"] or "") for row in rows])
+    uri, etag, first = rows[0]["uri"], rows[0]["etag"], rows[0]["offset"] or 0
+    if rows[0]["offset"] is not None and first >= rows[0]["size"]:  # a part in which no member begins
+        yield from (piece for piece in close(0, done, 0, Rows()) if piece.number not in done)
+        return
+    number, offset = _after(done, 0, first)
     if offset == NOTHING:
         return
     try:
@@ -245,15 +195,17 @@ def read(
     except (Changed, NotFound, Denied) as error:
         magic, fate = b"", fate_of(error)
     if fate is not None:
-        rows = Rows()
-        rows.reject(escaped(uri), uri, etag, row["size"], fate)
-        yield from close(number, done, 0, rows)
-    elif magic == _GZIP:
-        source = _Source(store, uri, etag, MemberIds(uri), config, done)
+        found = Rows()
+        found.reject(escaped(uri), uri, etag, rows[0]["size"], fate)
+        yield from close(number, done, 0, found)
+    elif magic == _GZIP and first == 0:
+        source = _Source(file, uri, etag, MemberIds(uri), config, done, None)
         yield from (piece for piece in _pass(source, 0, 0, zipped=True) if piece.number not in done)
     else:
+        behind = zip(file.starts[1:], rows[1:], strict=True)
+        end = next((start + row["offset"] for start, row in behind if row["offset"] < row["size"]), None)
         ids = MemberIds(uri, seen() if done and seen is not None else ())
-        yield from _resumed(_Source(store, uri, etag, ids, config, done), number, offset)
+        yield from _resumed(_Source(file, uri, etag, ids, config, done, end), number, offset)
 
 
 def _resumed(source: _Source, number: int, offset: int) -> Iterator[Slice]:
@@ -273,22 +225,18 @@ def _resumed(source: _Source, number: int, offset: int) -> Iterator[Slice]:
 
 def _pass(source: _Source, number: int, offset: int, *, zipped: bool) -> Generator[Slice]:
     """The slices from `number` on, read from byte `offset`."""
-
-    def opened(position: int) -> BinaryIO:
-        return cast(BinaryIO, source.store.stream(source.uri, position, if_match=source.etag))
-
     try:
-        file = source.store.stream(source.uri, offset, if_match=source.etag)
-        if offset > file.raw.size:  # the padding of the last member before it is what is cut off
-            raise tarfile.ReadError(_INSIDE)
+        file = source.file.open(offset)
+        if offset > source.file.size:  # the padding of the last member before it is what is cut off
+            raise tarfile.ReadError(INSIDE)
     except _ENDS as error:
         yield from _slices(source, iter([_Member(offset, fate=_end(error, offset), ends=True)]), number)
         return
-    inflated = cast(BinaryIO, gzip.GzipFile(fileobj=cast(BinaryIO, file))) if zipped else None
+    inflated = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else None
     # No buffer of our own behind gzip: what it had inflated when it met the damage would be lost with it.
-    forward = _Forward(inflated, 0, None) if inflated is not None else _Forward(cast(BinaryIO, file), offset, opened)
+    forward = Forward(inflated, 0, None) if inflated is not None else Forward(file, offset, source.file.open)
     try:
-        yield from _slices(source, _members(forward, Names(source.config), source.config), number)
+        yield from _slices(source, _members(forward, source, source.end), number)
     finally:
         forward.close()
         file.close()  # gzip leaves what it reads from open
