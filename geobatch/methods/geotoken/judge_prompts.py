@@ -115,7 +115,7 @@ def _choice(said: str, finished: bool, size: int) -> int | Rejection | None:
     number = _integer(named[-1]) if named else None
     if named and not named[-1].whole:
         return Rejection("cut_off", "the reply ends within its choice")
-    if number is None and (bare := re.fullmatch(r"\W*(\d{1,9})\W*", said)):
+    if number is None and (bare := re.fullmatch(r"\W*?([+-]?\d{1,9})\W*", said)):
         if not finished:
             return Rejection("cut_off", "the reply ends within its choice")
         number = int(bare[1])
