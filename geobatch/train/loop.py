@@ -42,7 +42,7 @@ from torch import nn
 
 from geobatch.errors import MachineError, UserError
 from geobatch.train.shard import shard
-from geobatch.train.watch import POLL_SECONDS, Board, watched
+from geobatch.train.watch import POLL_SECONDS, Board, Halt, users_fault, watched
 
 _STATE, _MODEL = "state.pt", "model"
 
@@ -102,7 +102,10 @@ class Trainee(Protocol):
         """Makes one step; returns its loss."""
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs, tensors and plain values; called on every rank, so that it may gather."""
+        """All that `restore` needs, tensors and plain values.
+
+        Called on every rank at once if the trainee is sharded, so that it may gather; else on rank 0 alone.
+        """
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`."""
@@ -140,8 +143,8 @@ def fit(
         "peak_mib" of rank 0, and what a `Measured` trainee says at the end.
 
     Raises:
-        UserError: Ray is not running, or it has fewer CPUs or GPUs than the workers ask for.
-        MachineError: workers kept dying, or the trainee raised.
+        UserError: Ray is not running, it has fewer CPUs or GPUs than the workers ask for, or the trainee raised one.
+        MachineError: workers kept dying, or the trainee kept raising.
     """
     loop = loop or Loop()
     _enough(loop)
@@ -162,11 +165,14 @@ def fit(
             storage_path=storage,
             failure_config=FailureConfig(max_failures=loop.failures),
             checkpoint_config=CheckpointConfig(num_to_keep=loop.keep),
+            callbacks=[Halt()],
         ),
     )
     try:
         result = watched(trainer, board, watch)
     except Exception as error:
+        if fault := users_fault(error):
+            raise fault from None
         raise MachineError(f"training {name} failed: {_cause(error)}") from error
     finally:
         ray.kill(board)
@@ -208,7 +214,7 @@ def _train(told: dict[str, Any]) -> None:
                 "peak_mib": _peak_mib(),
                 **(trainee.figures() if isinstance(trainee, Measured) else {}),
             }
-            _report(trainee, metrics, rank)
+            _report(trainee, metrics, rank, loop.parallel == "fsdp")
 
 
 def _worker(loop: Loop, context: Any, device: str) -> Worker:
@@ -225,9 +231,9 @@ def _worker(loop: Loop, context: Any, device: str) -> Worker:
     )
 
 
-def _report(trainee: Trainee, metrics: dict[str, float], rank: int) -> None:
+def _report(trainee: Trainee, metrics: dict[str, float], rank: int, sharded: bool) -> None:
     """A barrier: every worker reports, rank 0 with the checkpoint."""
-    state = trainee.state()
+    state = trainee.state() if sharded or not rank else {}
     if rank:
         train.report(metrics, checkpoint=None)
         return

@@ -1,4 +1,8 @@
-"""What the driver sees of a training while it waits: an actor that rank 0 writes to and the driver asks."""
+"""What the driver sees of a training while it waits: an actor that rank 0 writes to and the driver asks; and what ends one.
+
+Ray starts a group of workers again whatever they raised. What the user must resolve is raised by the next group as well, so
+`Halt` turns it into an error of the controller's, which Ray does not try again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
+
+from geobatch.errors import UserError
 
 POLL_SECONDS = 0.5
 
@@ -23,6 +30,22 @@ class Board:
 
     def read(self) -> tuple[int, int, float] | None:
         return self.seen
+
+
+class Halt(UserCallback):
+    """Ends a training at the first worker that raises a UserError."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray's controller, between the workers' errors and its decision to start them again."""
+        for error in worker_exceptions.values():
+            if isinstance(error, UserError):
+                raise error
+
+
+def users_fault(error: BaseException) -> UserError | None:
+    """The UserError that ended a training, if one did; workers may have raised one beside it while the first was handled."""
+    raised = [getattr(error, "controller_failure", None), *getattr(error, "worker_failures", {}).values()]
+    return next((each for each in raised if isinstance(each, UserError)), None)
 
 
 def watched(trainer: TorchTrainer, board: Any, watch: Callable[[int, int, float], None] | None) -> Any:

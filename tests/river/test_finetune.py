@@ -141,6 +141,7 @@ def test_examples_that_cannot_be_used_end_the_job_by_name(lesson: Lesson, tmp_pa
 def test_what_is_missing_or_of_no_use_is_said(lesson: Lesson, tmp_path: Path) -> None:
     assert "nothing is given as --captions" in told(lesson, tmp_path, captions="")
     assert "give --base or --preset" in told(lesson, tmp_path, base="")
+    assert "a batch of 4 cannot be shared equally by 3 workers" in told(lesson, tmp_path, tuning=SHORT, loop=Loop(workers=3))
     assert "there is no base model folder" in told(lesson, tmp_path, base=str(tmp_path / "none"))
     assert "there is no Parquet file" in told(lesson, tmp_path, captions=str(lesson.folder / "base"))
     assert "not one example" in told(lesson, tmp_path, tuning=replace(SHORT, cutoff=50))

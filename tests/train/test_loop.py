@@ -52,7 +52,8 @@ class Regression:
         return loss.item()
 
     def state(self) -> dict[str, Any]:
-        """Everything."""
+        """Everything; rank 0 alone is asked, as its copy is everyone's."""
+        assert self.worker.rank == 0
         return {"step": self.step, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -85,6 +86,20 @@ class Broken:
 
     def __call__(self, worker: Worker) -> Regression:
         raise ValueError(f"no such data for rank {min(worker.rank, 0)}")
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """Notes that it was made, and refuses what the user gave; one worker of two, while the other waits for it."""
+
+    notes: str
+
+    def __call__(self, worker: Worker) -> Regression:
+        with (Path(self.notes) / "made.log").open("a") as log:
+            log.write(f"{worker.rank}\n")
+        if worker.rank == 1:
+            raise UserError("the batch cannot be shared; give another")
+        return Regression(worker, self.notes)
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -136,6 +151,12 @@ def test_what_the_trainee_raises_is_told_in_a_line(cluster: None, tmp_path: Path
     with pytest.raises(MachineError, match=r"^training c failed: ValueError: no such data for rank 0$"):
         fit(Broken(), tmp_path / "model", name="c", loop=Loop(workers=1, failures=0))
     assert not (tmp_path / "model").exists()
+
+
+def test_what_the_user_must_resolve_is_said_once_and_not_tried_again(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^the batch cannot be shared; give another$"):
+        fit(Refusing(str(tmp_path)), tmp_path / "model", name="e", loop=Loop())
+    assert sorted((tmp_path / "made.log").read_text().split()) == ["0", "1"]
 
 
 def test_more_workers_than_the_cluster_holds(cluster: None, tmp_path: Path) -> None:
