@@ -43,7 +43,8 @@ import pyarrow.compute as pc
 
 from geobatch.errors import Rejection, UserError
 from geobatch.geo import centre, point
-from geobatch.schema import CANDIDATES, LOCATED, RADII_KM
+from geobatch.geo.distance import haversine_km
+from geobatch.schema import CANDIDATES, CONFIDENCE, LOCATED, RADII_KM
 from geobatch.stage import Stage
 
 Floats = npt.NDArray[np.float64]
@@ -152,18 +153,36 @@ def first_same(latitude: Floats, longitude: Floats) -> Positions:
     return np.asarray(equal.argmax(axis=2), np.intp) if equal.size else np.zeros(north.shape, np.intp)
 
 
+def radius_of(away_km: Floats, weight: Floats, share: float = 0.9) -> Floats:
+    """Radii (N,), km, of the smallest circles that hold a share of the weight.
+
+    Args:
+        away_km: (N, K) distances from the circles' centres, anything where the weight is 0.
+        weight: (N, K), rows sum to 1.
+    """
+    far = np.where(weight > 0, away_km, np.inf)
+    order = np.argsort(far, axis=1, kind="stable")
+    held = np.cumsum(np.take_along_axis(weight, order, axis=1), axis=1)
+    first = (held >= share - 1e-9).argmax(axis=1)
+    return np.asarray(np.take_along_axis(far, np.take_along_axis(order, first[:, None], axis=1), axis=1)[:, 0])
+
+
 class Agree(Stage):
     """K answers -> one place, how far the answers agree, and the distinct answers as candidates, best first.
 
     Needs `answers` (`ANSWERS`). `score` is the self-consistency: the share of the weight within 25 km of the place.
-    `probability_*km` are the same for the published radii: the model's own, not calibrated. With a single answer they are
-    null, since one answer knows nothing of its own certainty, and `score` is the probability of the answer's characters given
-    the reasoning before them; it ranks images, and compares with no self-consistency. A candidate's `score` is its share of
-    the weight, its `count` its draws.
+    `probability_*km` are the same for the published radii, `radius_90_km` is the least that holds 0.9 of the weight: the
+    model's own, not calibrated. With a single answer they are null, since one answer knows nothing of its own certainty, and
+    `score` is the probability of the answer's characters given the reasoning before them; it ranks images, and compares with
+    no self-consistency. `chosen_by` says which of the two it was: "consensus" or "single". A candidate's `score` is its share
+    of the weight, its `count` its draws.
     """
 
     drops = ("answers",)
-    adds = tuple(field for field in LOCATED if field.name != "neighbours")
+    adds = (
+        *(field for field in LOCATED if field.name != "neighbours"),
+        *(field for field in CONFIDENCE if field.name in ("radius_90_km", "chosen_by")),
+    )
 
     def __init__(self, config: Consensus | None = None) -> None:
         self.config = config or Consensus()
@@ -198,7 +217,11 @@ class Agree(Stage):
         values = [latitude[rows, best], longitude[rows, best], score, *within.T]
         for field, value in zip(self.adds, values, strict=False):
             table = table.append_column(field, pa.array(value, field.type, mask=~np.isfinite(value)))
-        return table.append_column("candidates", _candidates(latitude, longitude, weight, there, same))
+        table = table.append_column("candidates", _candidates(latitude, longitude, weight, there, same))
+        away = haversine_km(latitude[rows, best][:, None], longitude[rows, best][:, None], latitude, longitude)
+        near = pa.array(radius_of(away, weight), pa.float32(), mask=alone)
+        chosen_by = pa.array(np.where(alone, "single", "consensus"), pa.string())
+        return table.append_column("radius_90_km", near).append_column("chosen_by", chosen_by)
 
     def _weights(self, told: dict[str, Floats], there: npt.NDArray[np.bool_], same: Positions) -> Floats:
         logs = told["logprob"] if self.config.probability == "answer" else told["sequence"]

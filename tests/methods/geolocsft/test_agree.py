@@ -18,7 +18,7 @@ from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
 from geobatch.geo.point import lat_lon
 from geobatch.methods.geolocsft.agree import ANSWERS, LOSS_KM, Agree, Consensus, Kind, consensus, first_same, weights
-from geobatch.schema import CANDIDATES, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
+from geobatch.schema import CANDIDATES, CONFIDENCE, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
 from tests.methods.geolocsft.simulate import SETTINGS, Answers, difference, distance_km, simulate, ways
 
 Row = list[dict[str, Any]]
@@ -147,6 +147,15 @@ def test_the_stage_equals_loops(seed: int, alpha: float, first: float) -> None:
         within = expected["within"][got["latitude"], got["longitude"]]
         assert got["score"] == pytest.approx(within[1], abs=1e-6)
         assert [got[probability_column(km)] for km in RADII_KM] == pytest.approx(within, abs=1e-6)
+        held = 0.0
+        for km, mass in sorted(  # noqa: B007  the last is what is asked for
+            (float(haversine_km(got["latitude"], got["longitude"], *place)), sum(shares_of))
+            for place, shares_of in expected["distinct"].items()
+        ):
+            held += mass
+            if held >= 0.9 - 1e-9:
+                break
+        assert got["radius_90_km"] == pytest.approx(km, rel=1e-5, abs=1e-6) and got["chosen_by"] == "consensus"
         candidates = got["candidates"]
         shown = {(one["latitude"], one["longitude"]): (one["score"], one["count"]) for one in candidates}
         assert shown.keys() == expected["distinct"].keys() and len(candidates) == len(shown)
@@ -171,7 +180,7 @@ def test_the_order_of_the_draws_does_not_matter(seed: int, random: Any) -> None:
 def test_the_schema_is_the_rivers() -> None:
     placed = Agree()(table_of([random_row(np.random.default_rng(0), 4)]))
     assert "answers" not in placed.column_names
-    for field in LOCATED:
+    for field in (*LOCATED, *(each for each in CONFIDENCE if each.name in ("radius_90_km", "chosen_by"))):
         assert placed.schema.field(field.name).type == field.type
     assert placed["candidates"].type == CANDIDATES
     assert placed["neighbours"].null_count == 1
@@ -193,6 +202,8 @@ def test_one_answer_knows_nothing_of_its_own_certainty() -> None:
     assert single["score"] == pytest.approx(math.exp(-2))
     assert lost["score"] is None and lost["latitude"] == 5
     assert double["score"] == 1 and double["probability_1km"] == 1
+    told = [(each["chosen_by"], each["radius_90_km"]) for each in (single, lost, double)]
+    assert told == [("single", None), ("single", None), ("consensus", 0.0)]
     assert [(one["count"], one["score"]) for one in double["candidates"]] == [(2, 1.0)]
 
 
