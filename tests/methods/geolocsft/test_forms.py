@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import xgrammar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,8 +31,6 @@ FORMS: list[Form] = ["tag", "json"]
 
 def accepts(compiled: Any, text: str) -> bool:
     """Whether a grammar takes a text, whole."""
-    import xgrammar
-
     matcher = xgrammar.GrammarMatcher(compiled)
     return bool(matcher.accept_string(text) and matcher.accept_token(256))
 
@@ -39,7 +38,6 @@ def accepts(compiled: Any, text: str) -> bool:
 @pytest.fixture(scope="module")
 def grammars() -> dict[str, Any]:
     """The compiled grammars of the tag, of the reasoning with its tag, and of the geo-caption, over a vocabulary of bytes."""
-    xgrammar = pytest.importorskip("xgrammar", reason="xgrammar comes with vLLM, which is not installed")
     vocabulary = [bytes([byte]) for byte in range(256)] + [b"</s>"]
     known = xgrammar.TokenizerInfo(vocabulary, xgrammar.VocabType.RAW, vocab_size=257, stop_token_ids=[256])
     compiler = xgrammar.GrammarCompiler(known, max_threads=1)

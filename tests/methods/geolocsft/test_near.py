@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from io import BytesIO
 from pathlib import Path
 
@@ -129,18 +128,14 @@ def test_reencoded_and_scaled_pictures_stay_near_and_others_far() -> None:
     assert not len(near_pairs(np.array(hashes, np.uint64), 7))
 
 
-def test_real_photographs_and_their_other_revisions() -> None:
-    root = os.environ.get("GEOBATCH_REALDATA")
-    if not root:
-        pytest.skip("GEOBATCH_REALDATA is unset: no real photographs")
-
+def test_real_photographs_and_their_other_revisions(realdata: Path) -> None:
     def hashed(name: Path) -> int:
         picture = Image.open(name)
         picture.draft("RGB", (400, 400))
         return dhash(np.asarray(picture.convert("RGB")))
 
-    photos = {name.stem: hashed(name) for name in sorted((Path(root) / "geotagged_photos").glob("OpenSfM__lund_*.jpg"))}
+    photos = {name.stem: hashed(name) for name in sorted((realdata / "geotagged_photos").glob("OpenSfM__lund_*.jpg"))}
     assert len(photos) == 29
     assert not len(near_pairs(np.array(list(photos.values()), np.uint64), 4)), "29 different photographs of one square"
-    for name in sorted((Path(root) / "dup_pairs").glob("OpenSfM__old__*.jpg")):
+    for name in sorted((realdata / "dup_pairs").glob("OpenSfM__old__*.jpg")):
         assert apart(hashed(name), photos[name.stem.replace("old__", "lund_")]) <= 4
