@@ -36,7 +36,8 @@ def desk(model: str, endpoint: Endpoint, config: GeneratorConfig) -> Generator:
         UserError: both are named, or neither.
     """
     if bool(model) == bool(endpoint.url):
-        raise UserError("name either a model's folder or an endpoint's URL, one of the two")
+        told = "both a model's folder and an endpoint are" if model else "neither a model's folder nor an endpoint is"
+        raise UserError(f"{told} named; name one")
     if endpoint.url:
         return Generator(Remote(endpoint), in_flight=endpoint.in_flight, deadline_s=config.deadline_s)
     return serve(model, config)

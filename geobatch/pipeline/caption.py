@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from geobatch.actors import Hands, cores, join_cluster
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
+from geobatch.engine.opening import on_gpus
 from geobatch.engine.remote import Endpoint
 from geobatch.engine.request import GeneratorConfig
 from geobatch.errors import UserError
@@ -35,7 +36,7 @@ from geobatch.image import DecodeConfig
 from geobatch.methods.geolocsft.caption import Caption, Writing
 from geobatch.methods.geolocsft.curate import Curation, curate
 from geobatch.methods.geolocsft.examples import answer_of
-from geobatch.methods.geolocsft.locate import AT_ONCE, SIDE, Student, on_gpus
+from geobatch.methods.geolocsft.locate import AT_ONCE, SIDE
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teacher
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
@@ -141,7 +142,7 @@ def _flow(config: GeoLocSftCaption, folder: str | None, model: str) -> Flow:
     workers = config.workers or cores()
     make = {"teacher": folder, "endpoint": config.endpoint, "writing": config.writing, "generator": config.generator}
     gpus = 0
-    if folder and on_gpus(Student(base=folder), config.generator):
+    if folder and on_gpus(folder, config.generator):
         gpus = config.generator.tensor_parallel
     return Flow(
         archive=ArchiveConfig(

@@ -24,10 +24,9 @@ import pyarrow as pa
 
 from geobatch.engine.answer import Unparsed, parse
 from geobatch.engine.encode import encoded
-from geobatch.engine.generator import Generator
-from geobatch.engine.opening import serve
+from geobatch.engine.opening import desk
 from geobatch.engine.pixels import pictures_of
-from geobatch.engine.remote import Endpoint, Remote
+from geobatch.engine.remote import Endpoint
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, engines_fault, hotter
 from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.methods.geolocsft.curate import dhash
@@ -87,7 +86,8 @@ class Caption(Stage):
     ) -> None:
         self.writing = writing or Writing()
         self.endpoint = endpoint if endpoint is not None and endpoint.url else None
-        self.generator = _generator(teacher, self.endpoint, generator or GeneratorConfig())
+        told = self.endpoint or Endpoint()
+        self.generator = desk(teacher or "", told, generator or GeneratorConfig()) if teacher or told.url else None
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs PICTURE's columns, and `latitude` and `longitude`, the truth.
@@ -202,14 +202,6 @@ def read_caption(text: str, image_id: str) -> Written:
     where = caption["answer"]["coordinates"]
     whole = json.dumps(caption, ensure_ascii=False, separators=(",", ":"))
     return Written(whole.encode(errors="replace").decode(), float(where["latitude"]), float(where["longitude"]))
-
-
-def _generator(teacher: str | None, endpoint: Endpoint | None, config: GeneratorConfig) -> Generator | None:
-    if teacher is not None and endpoint is not None:
-        raise UserError("both a teacher's folder and an endpoint are named; name one")
-    if endpoint is not None:
-        return Generator(Remote(endpoint), in_flight=endpoint.in_flight, deadline_s=config.deadline_s)
-    return None if teacher is None else serve(teacher, config)
 
 
 def _unparsed(found: Written | Rejection) -> bool:

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from geobatch.actors import Hands, cluster_gpus
-from geobatch.engine.opening import chosen
+from geobatch.actors import Hands
+from geobatch.engine.opening import on_gpus
 from geobatch.engine.request import GeneratorConfig
 from geobatch.methods.geolocsft.agree import Agree, Consensus
 from geobatch.methods.geolocsft.ask import Ask, Asking
@@ -73,19 +73,10 @@ def river(who: Student, settings: Locate, workers: int) -> list[Hands]:
         "asking": settings.asking,
         "generator": settings.generator,
     }
-    gpus = settings.generator.tensor_parallel if on_gpus(who, settings.generator) else 0
+    gpus = settings.generator.tensor_parallel if on_gpus(who.base, settings.generator) else 0
     stages.append(Hands(stage=Ask, make=asks, workers=settings.engines, gpus=gpus, at_once=AT_ONCE))
     stages.append(Hands(stage=Agree, make={"config": settings.consensus}, cpus=0.5))
     return stages
-
-
-def on_gpus(who: Student, config: GeneratorConfig) -> bool:
-    """Whether its engines ask for GPUs."""
-    if config.gpu is not None or chosen(who.base, config) == "scripted":
-        return bool(config.gpu)
-    import torch
-
-    return torch.cuda.is_available() or cluster_gpus() > 0
 
 
 def decides(who: Student, settings: Locate) -> dict[str, Any]:

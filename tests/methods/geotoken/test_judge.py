@@ -256,9 +256,9 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_judge_is_one_of_a_folder_and_a_service(tmp_path: Path) -> None:
     there = Endpoint(url="http://127.0.0.1:1/v1", model="m")
-    with pytest.raises(UserError, match="one of the two"):
+    with pytest.raises(UserError, match="name one"):
         Judge(JudgeSettings(model=str(tmp_path), endpoint=there))
-    with pytest.raises(UserError, match="one of the two"):
+    with pytest.raises(UserError, match="name one"):
         Judge(JudgeSettings())
     assert not JudgeSettings().asked and JudgeSettings(endpoint=there).asked and JudgeSettings(model="m").asked
 
