@@ -105,6 +105,7 @@ def decides(settings: Locate) -> dict[str, Any]:
     """
     told = asdict(replace(settings, selection=selection(settings)))
     named = {name: told[name] for name in ("sampling", "selection", "precision", "neighbours")}
+    named["sampling"] = {name: value for name, value in told["sampling"].items() if name not in ("batch", "compile")}
     return {**named, "judge": settings.judge.decides()}
 
 
