@@ -12,8 +12,26 @@ two cores; 4 million rows of 2304 floats (the paper's gallery, 38 GB) need anoth
 more than asked for in float64, because float32 cannot tell apart places within 2 km of each other.
 """
 
-from geobatch.engine.gallery.collect import build, collect
-from geobatch.engine.gallery.gallery import Floats, Gallery, Rows, Vectors, load
-from geobatch.engine.gallery.record import COLUMNS, INDEX, PLACES, RECORD
+from geobatch.engine.gallery.build import append, build
+from geobatch.engine.gallery.collect import collect
+from geobatch.engine.gallery.gallery import Floats, Gallery, load
+from geobatch.engine.gallery.index import Indexing
+from geobatch.engine.gallery.record import COLUMNS, GROUP, INDEX, PLACES, RECORD
+from geobatch.engine.gallery.stored import Rows, Vectors
 
-__all__ = ["COLUMNS", "INDEX", "PLACES", "RECORD", "Floats", "Gallery", "Rows", "Vectors", "build", "collect", "load"]
+__all__ = [
+    "COLUMNS",
+    "GROUP",
+    "INDEX",
+    "PLACES",
+    "RECORD",
+    "Floats",
+    "Gallery",
+    "Indexing",
+    "Rows",
+    "Vectors",
+    "append",
+    "build",
+    "collect",
+    "load",
+]

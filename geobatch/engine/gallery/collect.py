@@ -1,88 +1,127 @@
-"""Tables of vectors become a gallery, the same one in whatever order they come."""
+"""Tables of vectors become a gallery in memory, the same one in whatever order they come."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from geobatch.engine.gallery.gallery import Floats, Gallery, Vectors
-from geobatch.engine.gallery.record import COLUMNS
+from geobatch.engine.gallery.finder import Local
+from geobatch.engine.gallery.gallery import Floats, Gallery
+from geobatch.engine.gallery.record import COLUMNS, GROUP
+from geobatch.engine.gallery.stored import BLOCK, Rows, Stored, Vectors
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
 
-_BLOCK = 65_536  # rows added to an index at once
+MIXED = "vectors of different lengths: parts of two encoders are mixed; build the gallery again"
+NOTHING = "no image has both a vector and a place; check the archive and its truth"
 
 
-def collect(tables: Iterable[pa.Table]) -> Gallery:
+@dataclass(frozen=True)
+class Part:
+    """The living rows of one table.
+
+    Args:
+        ids: (n,) image_ids.
+        where: (n, 2) degrees.
+        groups: (n,) names or nulls; None where the table has no such column.
+        matrix: (n, D).
+    """
+
+    ids: pa.Array
+    where: Floats
+    groups: pa.Array | None
+    matrix: Vectors
+
+
+def collect(tables: Iterable[pa.Table], views: dict[str, int] | None = None) -> Gallery:
     """A flat gallery of the living rows of GALLERY tables; rows without a vector were rejected and are left
     out.
+
+    Args:
+        views: names and sizes of the views that vectors are made of, in order; default: one, "image".
 
     Raises:
         UserError: no row has a vector, vectors of two lengths or not of unit length, an impossible place, or one image_id
             twice.
     """
-    names: list[pa.Array] = []
-    places: list[Floats] = []
-    blocks: list[Vectors] = []
-    for table in tables:
-        living = table.select(COLUMNS).filter(pc.is_valid(table["vector"]))
-        if not len(living):
-            continue
-        names.extend(living["image_id"].cast(pa.string()).chunks)
-        places.append(np.stack([living["latitude"].to_numpy(), living["longitude"].to_numpy()], axis=1))
-        blocks.append(_matrix(living["vector"]))
-        if blocks[-1].shape[1] != blocks[0].shape[1]:
-            raise UserError("vectors of different lengths: parts of two encoders are mixed; build the gallery again")
-    if not blocks:
-        raise UserError("no image has both a vector and a place; check the archive and its truth")
-    ids, where, matrix = pa.concat_arrays(names), np.concatenate(places), np.concatenate(blocks)
-    blocks.clear()
-    order = pc.sort_indices(ids).to_numpy()
-    ids, where = ids.take(pa.array(order)), where[order]
-    _check(ids, where, matrix)
-    index, digest = faiss.IndexFlatIP(matrix.shape[1]), hashlib.sha256()
-    for start in range(0, len(order), _BLOCK):
-        block = np.ascontiguousarray(matrix[order[start : start + _BLOCK]])
-        index.add(block)
-        digest.update(block.tobytes())
-    digest.update("\0".join(ids.to_pylist()).encode())
-    digest.update(np.ascontiguousarray(where).tobytes())
-    record = {
-        "kind": "flat",
-        "rows": len(order),
-        "dimension": int(matrix.shape[1]),
-        "fingerprint": digest.hexdigest(),
-    }
-    return Gallery(index, pa.table({"image_id": ids, "latitude": where[:, 0], "longitude": where[:, 1]}), record)
+    parts = list(living(tables))
+    if not parts:
+        raise UserError(NOTHING)
+    places, order = ordered(parts)
+    matrix = np.concatenate([part.matrix for part in parts])[order]
+    parts.clear()
+    digest = hashlib.sha256()
+    for start in range(0, len(matrix), BLOCK):
+        digest.update(matrix[start : start + BLOCK].tobytes())
+    record = described("flat", len(matrix), matrix.shape[1], views)
+    return Gallery(Local(Stored([matrix])), places, {**record, "fingerprint": signed(digest, places)})
 
 
-def build(folder: Path, tables: Iterable[pa.Table] | None = None) -> Gallery:
-    """Collects a gallery and saves it in `folder`.
-
-    Args:
-        folder: where the gallery's three files go.
-        tables: tables with GALLERY's columns; without, the Parquet parts in `folder/places`.
+def living(tables: Iterable[pa.Table]) -> Iterator[Part]:
+    """The rows with vectors, checked; nothing for a table without any.
 
     Raises:
-        UserError: as `collect`.
+        UserError: vectors of two lengths or not of unit length, or an impossible place.
     """
-    gallery = collect(_parts(folder / "places") if tables is None else tables)
-    gallery.save(folder)
-    return gallery
+    dimension = None
+    for table in tables:
+        names = [*COLUMNS, *([GROUP] if GROUP in table.column_names else [])]
+        rows = table.select(names).filter(pc.is_valid(table["vector"]))
+        if not len(rows):
+            continue
+        groups = rows[GROUP].cast(pa.string()).combine_chunks() if GROUP in names else None
+        where = np.stack([rows["latitude"].to_numpy(), rows["longitude"].to_numpy()], axis=1)
+        part = Part(pa.concat_arrays(rows["image_id"].cast(pa.string()).chunks), where, groups, _matrix(rows["vector"]))
+        dimension = part.matrix.shape[1] if dimension is None else dimension
+        if part.matrix.shape[1] != dimension:
+            raise UserError(MIXED)
+        _check(part)
+        yield part
 
 
-def _parts(folder: Path) -> Iterator[pa.Table]:
-    if not any(folder.glob("*.parquet")):
-        raise UserError(f"{folder} holds no Parquet parts; run jobs/build_gallery.py first")
-    for batch in ds.dataset(folder, format="parquet").to_batches(columns=COLUMNS):
-        yield pa.Table.from_batches([batch])
+def ordered(parts: list[Part]) -> tuple[pa.Table, Rows]:
+    """Names and places sorted by name, and for each the position it came from.
+
+    Raises:
+        UserError: one image_id twice.
+    """
+    ids = pa.concat_arrays([part.ids for part in parts])
+    order = pc.sort_indices(ids).to_numpy().astype(np.int64)
+    ids, where = ids.take(pa.array(order)), np.concatenate([part.where for part in parts])[order]
+    twice = pc.equal(ids[1:], ids[:-1])
+    if pc.any(twice).as_py():
+        raise UserError(f"{ids[:-1].filter(twice)[0]} is in the gallery twice; image ids must be unique")
+    columns = {"image_id": ids, "latitude": where[:, 0], "longitude": where[:, 1]}
+    if any(part.groups is not None for part in parts):
+        groups = [pa.nulls(len(part.ids), pa.string()) if part.groups is None else part.groups for part in parts]
+        columns[GROUP] = pa.concat_arrays(groups).take(pa.array(order))
+    return pa.table(columns), order
+
+
+def described(kind: str, rows: int, dimension: int, views: dict[str, int] | None) -> dict[str, Any]:
+    """The record's first fields.
+
+    Raises:
+        UserError: views that do not add up to the vectors' length.
+    """
+    views = {"image": dimension} if views is None else dict(views)
+    if sum(views.values()) != dimension:
+        raise UserError(f"views of {views} make no vectors of {dimension} floats; build the gallery with its own encoder")
+    return {"kind": kind, "rows": rows, "dimension": dimension, "views": views, "searched": list(views)}
+
+
+def signed(digest: Any, places: pa.Table) -> str:
+    """The fingerprint: a digest of the vectors, continued over names and places."""
+    digest.update("\0".join(places["image_id"].to_pylist()).encode())
+    where = np.stack([places["latitude"].to_numpy(), places["longitude"].to_numpy()], axis=1)
+    digest.update(np.ascontiguousarray(where).tobytes())
+    return str(digest.hexdigest())
 
 
 def _matrix(column: pa.ChunkedArray) -> Vectors:
@@ -92,19 +131,17 @@ def _matrix(column: pa.ChunkedArray) -> Vectors:
         return np.concatenate([_matrix(pa.chunked_array([chunk])) for chunk in lists.chunks])
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     if len(flat) % len(lists) or not (lists.value_lengths().to_numpy() == len(flat) // len(lists)).all():
-        raise UserError("vectors of different lengths: parts of two encoders are mixed; build the gallery again")
+        raise UserError(MIXED)
     return np.asarray(flat, np.float32).reshape(len(lists), -1)
 
 
-def _check(ids: pa.Array, where: Floats, matrix: Vectors) -> None:
-    if not valid(where[:, 0], where[:, 1]).all():
-        row = int(np.flatnonzero(~valid(where[:, 0], where[:, 1]))[0])
-        raise UserError(f"{ids[row]} lies at {where[row].tolist()}, which is no place on Earth; correct its truth")
-    length = np.linalg.norm(matrix, axis=1)
+def _check(part: Part) -> None:
+    good = valid(part.where[:, 0], part.where[:, 1])
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise UserError(f"{part.ids[row]} lies at {part.where[row].tolist()}, which is no place on Earth; correct its truth")
+    length = np.linalg.norm(part.matrix, axis=1)
     if not (np.abs(length - 1) < 1e-2).all():
         raise UserError(
             f"vectors of length {length.min():.3f} to {length.max():.3f}; a gallery holds unit vectors: normalise them"
         )
-    twice = pc.equal(ids[1:], ids[:-1])
-    if pc.any(twice).as_py():
-        raise UserError(f"{ids[:-1].filter(twice)[0]} is in the gallery twice; image ids must be unique")

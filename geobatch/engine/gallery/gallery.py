@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,32 +10,35 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from geobatch.engine.gallery.record import INDEX, PLACES, RECORD
+from geobatch.engine.gallery.exclude import codes, dropping, search_without
+from geobatch.engine.gallery.finder import Finder, Local
+from geobatch.engine.gallery.index import Index
+from geobatch.engine.gallery.record import GROUP, INDEX, PLACES, RECORD, columns_of, read_record, write_record
+from geobatch.engine.gallery.stored import Halves, Rows, Stored, Vectors
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
 from geobatch.geo.point import unit_vectors
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_SPARE = 16  # more rows than asked for that `near` ranks exactly
+_SPARE = 4  # more rows than asked for that `near` ranks by haversine: equal distances in space may differ in the last digit
 
 
 class Gallery:
-    """An index, the places of its rows, and their names. Row numbers are int64 throughout.
+    """Vectors, the places of their rows, and their names. Row numbers are int64 throughout; row -1 is none.
 
     Args:
-        index: FAISS index over inner products; row i of it belongs to `places[i]`.
-        places: columns image_id, latitude, longitude.
-        record: what `gallery.json` says; "kind" and "fingerprint" are always there.
+        finder: finds rows by vector and vectors by row.
+        places: columns image_id, latitude, longitude, and group where the gallery has groups.
+        record: what `gallery.json` says; "kind", "fingerprint", "dimension", "views" and "searched" are always there.
     """
 
-    def __init__(self, index: Any, places: pa.Table, record: dict[str, Any]) -> None:
-        self._index = index
+    def __init__(self, finder: Finder, places: pa.Table, record: dict[str, Any]) -> None:
+        self._finder = finder
         self._places = places
         self.record = record
         self.latitude: Floats = places["latitude"].to_numpy()
@@ -47,12 +49,17 @@ class Gallery:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector."""
-        return int(self._index.d)
+        """Length of a vector, all views together."""
+        return int(self.record["dimension"])
+
+    @property
+    def views(self) -> dict[str, int]:
+        """Names and sizes of the views that a vector is made of, in order."""
+        return dict(self.record["views"])
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of names, places and vectors."""
+        """SHA-256, hex, of names, places and vectors, and of the index where it decides what is found."""
         return str(self.record["fingerprint"])
 
     @cached_property
@@ -60,41 +67,57 @@ class Gallery:
         return {name: row for row, name in enumerate(self._places["image_id"].to_pylist())}
 
     @cached_property
-    def _space(self) -> Any:
-        index = faiss.IndexFlatL2(3)
-        index.add(unit_vectors(self.latitude, self.longitude).astype(np.float32))
-        return index
+    def _groups(self) -> tuple[dict[str, int], Rows]:
+        """Numbers of the groups' names, and of each row's group."""
+        if GROUP not in self._places.column_names:
+            raise UserError("this gallery knows no groups; build it with --groups")
+        encoded = pc.dictionary_encode(self._places[GROUP].combine_chunks())
+        names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
+        return names, pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
 
-    def search(self, vectors: ArrayLike, k: int, exclude_ids: Sequence[str | None] | None = None) -> tuple[Vectors, Rows]:
-        """The k rows with the largest inner product to each vector, best first.
+    @cached_property
+    def _space(self) -> Any:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(unit_vectors(self.latitude, self.longitude))
+
+    def search(
+        self,
+        vectors: ArrayLike,
+        k: int,
+        exclude_ids: Sequence[str | None] | None = None,
+        exclude_groups: Sequence[str | None] | None = None,
+        exclude_above: float | None = None,
+    ) -> tuple[Vectors, Rows]:
+        """The k rows most similar to each vector in the searched views, best first.
 
         Args:
-            vectors: (N, D) unit vectors.
+            vectors: (N, D) unit vectors, all views.
             k: at least 1.
             exclude_ids: one image_id (or None) for each vector that must not be among its rows: itself, in training.
+            exclude_groups: one group (or None) for each vector none of whose rows must be among its rows.
+            exclude_above: rows at least so similar are taken for the same scene and left out.
 
         Returns:
-            similarities (N, k) float32 and rows (N, k); fewer columns than k where the gallery has fewer
-            rows to give.
+            similarities (N, k) float32, the mean of the searched views' cosines, and rows (N, k); fewer columns than k where
+            the gallery has fewer rows to give. Where groups or duplicates leave a vector fewer rows than others, the rest are
+            similarity -inf and row -1.
 
         Raises:
-            UserError: vectors of another length than the gallery's.
+            UserError: vectors of another length than the gallery's, or groups that the gallery does not know.
         """
-        queries = np.ascontiguousarray(vectors, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise UserError(
-                f"queries of shape {queries.shape} for a gallery of {self.dimension}-d vectors; "
-                "use the encoder that built the gallery, or build it again"
-            )
-        if exclude_ids is None:
-            similarities, rows = self._index.search(queries, min(k, len(self)))
-            return similarities, rows
-        width = min(k, len(self) - 1)
-        similarities, rows = self._index.search(queries, width + 1)
-        own = np.array([-1 if name is None else self._row_of.get(name, -1) for name in exclude_ids], np.int64)
-        # A stable sort moves the row itself, if it is there, to the end and leaves the others in order.
-        kept = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :width]
-        return np.take_along_axis(similarities, kept, 1), np.take_along_axis(rows, kept, 1)
+        queries = self._queries(vectors)
+        if exclude_ids is None and exclude_groups is None and exclude_above is None:
+            return self._finder.search(queries, min(k, len(self)))
+        own = None if exclude_ids is None else codes(exclude_ids, self._row_of)
+        group, groups = None, None
+        if exclude_groups is not None:
+            names, groups = self._groups
+            group = codes(exclude_groups, names)
+        only_ids = exclude_groups is None and exclude_above is None
+        width = min(k, len(self) - 1 if only_ids else len(self))
+        drop = dropping(own, group, groups, exclude_above)
+        return search_without(self._finder.search, drop, queries, width, len(self), 1 if only_ids else k)
 
     def near(self, latitude: ArrayLike, longitude: ArrayLike, k: int = 1) -> tuple[Floats, Rows]:
         """The k rows nearest on the sphere to each of N places in degrees: km (N, k) and rows (N, k),
@@ -102,51 +125,137 @@ class Gallery:
         """
         lat, lon = np.atleast_1d(np.asarray(latitude, np.float64)), np.atleast_1d(np.asarray(longitude, np.float64))
         width = min(k, len(self))
-        _, rows = self._space.search(unit_vectors(lat, lon).astype(np.float32), min(k + _SPARE, len(self)))
+        wide = list(range(1, min(k + _SPARE, len(self)) + 1))
+        rows = self._space.query(unit_vectors(lat, lon), k=wide)[1].astype(np.int64)
         km = haversine_km(lat[:, None], lon[:, None], self.latitude[rows], self.longitude[rows])
-        order = np.argsort(km, axis=1, kind="stable")[:, :width]
+        order = np.lexsort((rows, km), axis=1)[:, :width]
         return np.take_along_axis(km, order, 1), np.take_along_axis(rows, order, 1)
 
     def places(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Latitudes and longitudes in degrees, in the shape of `rows`."""
-        return self.latitude[rows], self.longitude[rows]
+        """Latitudes and longitudes in degrees, in the shape of `rows`; NaN for row -1."""
+        missing = rows < 0
+        return np.where(missing, np.nan, self.latitude[rows]), np.where(missing, np.nan, self.longitude[rows])
 
     def ids(self, rows: Rows) -> pa.Array:
-        """The image_ids of the rows, flattened."""
-        return self._places["image_id"].combine_chunks().take(pa.array(rows.ravel()))
+        """The image_ids of the rows, flattened; null for row -1."""
+        flat = rows.ravel()
+        return self._places["image_id"].combine_chunks().take(pa.array(flat, mask=flat < 0))
 
     def vectors(self, rows: Rows) -> Vectors:
-        """The rows' vectors, `(*rows.shape, D)`."""
-        flat = np.ascontiguousarray(rows.ravel(), np.int64)
-        found: Vectors = self._index.reconstruct_batch(flat).reshape(*rows.shape, self.dimension)
-        return found
+        """The rows' whole vectors, `(*rows.shape, D)`; zeros for row -1."""
+        return self._finder.take(rows.ravel()).reshape(*rows.shape, self.dimension)
 
     def save(self, folder: Path) -> None:
-        """Writes the three files, the record last."""
+        """Writes a small flat gallery's files, the record last.
+
+        Raises:
+            UserError: it is none: only `build` writes what does not fit into memory.
+        """
+        if not isinstance(self._finder, Local) or self._finder.index is not None:
+            raise UserError("only a flat gallery is saved from memory; build this one in its folder")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)
-        faiss.write_index(self._index, str(folder / INDEX))
+        index = faiss.IndexFlatIP(self.dimension)
+        for _, block in self._finder.stored.blocks():
+            index.add(block)
+        faiss.write_index(index, str(folder / INDEX))
         pq.write_table(self._places, folder / PLACES)
-        (folder / RECORD).write_text(json.dumps(self.record, indent=1) + "\n")
+        segment = {"rows": len(self), "places": PLACES, "vectors": INDEX}
+        write_record(folder, {**self.record, "segments": [segment]})
+
+    def _queries(self, vectors: ArrayLike) -> Vectors:
+        """The searched columns, scaled so that their inner product is the mean of the searched views' cosines."""
+        queries = np.ascontiguousarray(vectors, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise UserError(
+                f"queries of shape {queries.shape} for a gallery of {self.dimension}-d vectors; "
+                "use the encoder that built the gallery, or build it again"
+            )
+        if len(self.record["searched"]) == len(self.views):
+            return queries
+        columns = columns_of(self.views, self.record["searched"])
+        scale = np.float32(len(self.views) / len(columns))
+        return np.concatenate([queries[:, each] for each in columns], axis=1) * scale
 
 
-def load(folder: Path) -> Gallery:
+def load(folder: Path, searched: Sequence[str] | None = None) -> Gallery:
     """Opens a gallery's folder.
 
+    Args:
+        searched: views to search, of a flat gallery; default: what the record says.
+
     Raises:
-        UserError: it is none, it is not finished, or its files do not belong together.
+        UserError: it is none, it is not finished, its files do not belong together, or its index searches other views.
     """
-    if not (folder / RECORD).is_file():
-        raise UserError(f"{folder} is no gallery (it has no {RECORD}); make one with jobs/build_gallery.py")
-    record = json.loads((folder / RECORD).read_text())
+    record = read_record(folder)
+    if searched is not None and list(searched) != record["searched"]:
+        if record["kind"] != "flat":
+            raise UserError(f"the index of {folder} searches {', '.join(record['searched'])}; build it again to search others")
+        record = {**record, "searched": list(searched)}
+    stored, places = open_stored(folder, record), open_places(folder, record)
+    return Gallery(Local(stored, open_index(folder, record)), places, record)
+
+
+def open_stored(folder: Path, record: dict[str, Any]) -> Stored:
+    """The vectors, memory-mapped.
+
+    Raises:
+        UserError: a file is missing, damaged, or holds other numbers than the record says.
+    """
     try:
-        index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
-        places = pq.read_table(folder / PLACES)
-    except (OSError, RuntimeError, pa.ArrowInvalid) as error:
-        raise UserError(f"{folder} does not open ({str(error).splitlines()[0][:200]}); build the gallery again") from error
-    if index.ntotal != len(places) or len(places) != record.get("rows") or index.d != record.get("dimension"):
+        arrays, owners = zip(*[_mapped(folder / segment["vectors"]) for segment in record["segments"]], strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _broken(folder, error) from error
+    count = sum(len(array) for array in arrays)
+    if count != record.get("rows") or any(array.shape[1] != record.get("dimension") for array in arrays):
+        places = sum(pq.read_metadata(folder / segment["places"]).num_rows for segment in record["segments"])
         raise UserError(
-            f"{folder} has {index.ntotal} vectors, {len(places)} places and a record of {record.get('rows')}; "
-            "build the gallery again"
+            f"{folder} has {count} vectors, {places} places and a record of {record.get('rows')}; build the gallery again"
         )
-    return Gallery(index, places, record)
+    return Stored(arrays, columns_of(record["views"], record["searched"]), owners)
+
+
+def open_places(folder: Path, record: dict[str, Any]) -> pa.Table:
+    """Names and places of all rows.
+
+    Raises:
+        UserError: as `open_stored`.
+    """
+    try:
+        tables = [pq.read_table(folder / segment["places"]) for segment in record["segments"]]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _broken(folder, error) from error
+    places = pa.concat_tables(tables, promote_options="default").combine_chunks()
+    if len(places) != record["rows"]:
+        raise UserError(f"{folder} has {len(places)} places and a record of {record['rows']}; build the gallery again")
+    return places
+
+
+def open_index(folder: Path, record: dict[str, Any], mapped: bool = True) -> Index | None:
+    """The index that nominates rows, or None for a flat gallery.
+
+    Raises:
+        UserError: as `open_stored`.
+    """
+    if record["kind"] == "flat":
+        return None
+    try:
+        flags = faiss.IO_FLAG_MMAP if mapped and record["kind"] == "ivf" else 0
+        index = faiss.read_index(str(folder / record["index"]), flags)
+    except (OSError, RuntimeError) as error:
+        raise _broken(folder, error) from error
+    if index.ntotal != record["rows"]:
+        raise UserError(f"the index of {folder} has {index.ntotal} of {record['rows']} rows; build the gallery again")
+    return Index(record["kind"], index, record["probes"], record["refine"])
+
+
+def _mapped(path: Path) -> tuple[Halves, Any]:
+    """(n, D) of a flat FAISS index or an .npy file, and what owns that memory; nothing is read yet."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r"), None
+    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d), index
+
+
+def _broken(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder} does not open ({str(error).splitlines()[0][:200]}); build the gallery again")

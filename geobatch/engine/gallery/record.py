@@ -1,6 +1,84 @@
-"""The files of a gallery's folder, and the columns of the tables that it is made from."""
+"""The record of a gallery's folder: which files are the gallery now. It is the only thing a reader believes, and written last.
+
+    gallery.json          the record: kind, rows, dimension, fingerprint, views, segments, and what was measured
+    gallery.parquet       image_id, latitude, longitude (and group, where given) of the first segment's rows
+    index.faiss           of a small flat gallery: the vectors themselves, float32
+    vectors.npy           of any other: the vectors, float16 or float32, rows in the order of gallery.parquet
+    index-0.faiss         of any other kind than flat: the index
+    gallery-1.parquet, vectors-1.npy, index-1.faiss …   what an append wrote; rows follow on
+
+A file is never changed once a record names it, and a record is replaced in one rename, so a writer that dies leaves the
+gallery as it was, and a reader that has it open keeps what it opened.
+
+Not covered: two writers at once; the later record wins and the earlier rows are lost from the gallery, not from the table.
+"""
 
 from __future__ import annotations
 
-RECORD, INDEX, PLACES = "gallery.json", "index.faiss", "gallery.parquet"
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from geobatch.errors import UserError
+
+RECORD, INDEX, PLACES, VECTORS = "gallery.json", "index.faiss", "gallery.parquet", "vectors.npy"
 COLUMNS = ["image_id", "latitude", "longitude", "vector"]
+#: A further column of tables and of places: rows of one group (a photographer, a burst) may be kept from each other.
+GROUP = "group"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record, with what older ones leave out: one segment, one view, every view searched.
+
+    Raises:
+        UserError: the folder is no gallery, or the record no JSON.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{folder} is no gallery (it has no {RECORD}); make one with jobs/build_gallery.py")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); build the gallery again") from error
+    record.setdefault("segments", [{"rows": record.get("rows"), "places": PLACES, "vectors": INDEX}])
+    record.setdefault("views", {"image": record.get("dimension")})
+    record.setdefault("searched", list(record["views"]))
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replaces the record in one step, after everything it names is on the disk."""
+    for name in files_of(record):
+        descriptor = os.open(folder / name, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    fresh = folder / f"{RECORD}.new"
+    with fresh.open("w") as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(folder / RECORD)
+
+
+def files_of(record: dict[str, Any]) -> list[str]:
+    """Names of the files that a record stands on."""
+    names = [segment[key] for segment in record["segments"] for key in ("places", "vectors")]
+    return [*names, record["index"]] if record.get("index") else names
+
+
+def columns_of(views: dict[str, int], searched: list[str]) -> list[slice]:
+    """Where the searched views lie in a vector.
+
+    Raises:
+        UserError: a searched view that there is not, or none at all.
+    """
+    missing = [name for name in searched if name not in views]
+    if missing or not searched:
+        raise UserError(f"views {searched or 'none'} to search in a gallery of {', '.join(views)}; name some of these")
+    found, start = [], 0
+    for name, size in views.items():
+        if name in searched:
+            found.append(slice(start, start + size))
+        start += size
+    return found
