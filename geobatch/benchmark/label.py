@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from geobatch.benchmark.truth import parse_truth
+from geobatch.benchmark.truth import load_truth
 from geobatch.errors import Rejection
 from geobatch.stage import Stage, rejected
 from geobatch.store import Store, StoreConfig
@@ -24,7 +24,7 @@ class Label(Stage):
     adds = (pa.field("latitude", pa.float64()), pa.field("longitude", pa.float64()))
 
     def __init__(self, truth: str | None = None, store: StoreConfig | None = None) -> None:
-        self.truth = parse_truth(Store(store).get(truth), truth) if truth is not None else None
+        self.truth = load_truth(Store(store), truth) if truth is not None else None
 
     def work(self, table: pa.Table) -> pa.Table:
         """See `Stage.work`."""

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geobatch.benchmark.truth import Truth, parse_truth, read_truth, truth_from_exif, truth_of
+from geobatch.benchmark.truth import Truth, load_truth, parse_truth, read_truth, truth_from_exif, truth_of
 from geobatch.errors import UserError
 from geobatch.schema import PLACE, empty_columns
+from geobatch.store import NotFound, Store
+from tests.conftest import S3Server
 
 
 def truth(*ids: str) -> Truth:
@@ -78,6 +80,36 @@ def test_an_ending_tells_apart_what_last_parts_cannot() -> None:
     assert truth("a/1.jpg", "b/1.jpg").match(["s3://x/b/1.jpg", "s3://x/a/1.jpg"]).tolist() == [1, 0]
 
 
+def test_mp16_pro_names_its_images_with_slashes_and_its_tar_with_underscores() -> None:
+    known = truth("39/19/3845791320.jpg", "04/5e/12_34.jpg", "b2/dd/7.jpg", "7.jpg")
+    asked = [f"s3://b/MP16-Pro/mp-16-images07#./images/{name}.jpg" for name in ("b2_dd_7", "39_19_3845791320", "04_5e_12_34")]
+    assert known.match(asked).tolist() == [2, 0, 1]
+    assert known.match(["s3://b/x.tar#39/19/3845791320.jpg", "s3://b/x.tar#7.jpg"]).tolist() == [0, 3]
+    # Neither half a name, nor the truth's underscores as slashes, nor one image for two rows.
+    assert (
+        truth("39/19/1.jpg", "4_5.jpg").match(["x#9_19_1.jpg", "x#4/5.jpg", "x#39_19/1.png", "x#39_19_1"]).tolist() == [-1] * 4
+    )
+    with pytest.raises(UserError, match=r"'x#a_b_c.jpg' fits both 'a/b_c.jpg' and 'a_b/c.jpg' in truth.csv"):
+        truth("a/b_c.jpg", "a_b/c.jpg").match(["x#a_b_c.jpg"])
+    with pytest.raises(UserError, match=r"'a/b.jpg' in truth.csv fits both 'x#1/a_b.jpg' and 'x#2/a_b.jpg'"):
+        truth("a/b.jpg").match(["x#1/a_b.jpg", "x#2/a_b.jpg"])
+
+
+def test_osv_5m_names_its_images_without_their_ending() -> None:
+    known = truth("3859149887465501", "17", "18.jpg", "train/5")
+    asked = [
+        "s3://b/images/train/00.zip#3859149887465501.jpg",
+        "s3://b/00.zip#00/17.jpg",
+        "a#18.png",
+        "b#train/5.jpeg",
+        "c#9.jpg",
+    ]
+    assert known.match(asked).tolist() == [0, 1, -1, 3, -1]
+    assert truth("17", "17.jpg").match(["00.zip#17.jpg"]).tolist() == [1]  # the whole name comes first
+    with pytest.raises(UserError, match=r"'17' in truth.csv fits both '0#17.jpg' and '1#17.jpg'"):
+        truth("17").match(["0#17.jpg", "1#17.jpg"])
+
+
 def test_a_name_that_fits_several_is_refused() -> None:
     with pytest.raises(UserError, match=r"fits both 'a/1.jpg' and 'b/1.jpg' in truth.csv; write whole image ids"):
         truth("a/1.jpg", "b/1.jpg").match(["c/1.jpg"])
@@ -134,6 +166,25 @@ def test_any_bytes_are_truth_or_refused(data: bytes) -> None:
             assert parse_truth(text, "t.csv").image_id
         except UserError as error:
             assert str(error)
+
+
+def test_from_any_store(tmp_path: Path, s3: S3Server) -> None:
+    store, uri = Store(s3.config()), f"s3://{s3.bucket()}/truth"
+    rows = "".join(f"{n}.jpg,{n % 90}.5,-{n % 180}.25\n" for n in range(30_000))
+    store.put(uri, f"IMG_ID,LAT,LON\n{rows}".encode())
+    found = load_truth(store, uri)
+    assert (len(found.image_id), found.name, found.image_id[7], found.image_id[-2:]) == (
+        30_000, uri, "7.jpg", ("29998.jpg", "29999.jpg")
+    )  # fmt: skip
+    assert found.latitude[91] == 1.5 and found.longitude[91] == -91.25
+    pq.write_table(pa.table({"id": [4, 5], "lat": pa.array([1, 2], pa.float32()), "lon": [3, 4]}), tmp_path / "t")
+    store.put(uri, (tmp_path / "t").read_bytes())
+    found = load_truth(store, uri)
+    assert (found.image_id, found.latitude.tolist(), found.longitude.tolist()) == (("4", "5"), [1, 2], [3, 4])
+    store.put(uri, b"id,lat,lon\na,1,2,too many\n")
+    assert load_truth(store, uri).image_id == ("a",)
+    with pytest.raises(NotFound, match="nothing-here does not exist"):
+        load_truth(store, f"{uri}/nothing-here")
 
 
 def test_truth_from_exif() -> None:

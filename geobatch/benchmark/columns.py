@@ -1,0 +1,224 @@
+"""The three columns of a truth file: names, latitudes, longitudes, out of CSV or Parquet of any size.
+
+Every benchmark names its columns differently (`IMG_ID, LAT, LON`; `id, latitude, longitude`; `img_id, gt_lat, gt_long`), so
+titles are guessed from a list; values never are. Files are read in a stream and by columns, everything but the three dropped
+on the way: OSV-5M's 4.9 million rows of 31 columns become 0.2 GB. What Arrow's CSV reader does not read as the csv module
+does (rows of too many or too few cells, numbers written oddly) is read again row by row, so that the answer, or the complaint
+with its row number, is the same for every file; a test compares both.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from geobatch.errors import UserError
+
+Floats = NDArray[np.float64]
+
+#: Names of columns, in lower case with `_` for blanks and hyphens; the first that is there wins.
+IMAGE_NAMES = (
+    *("image_id", "img_id", "imageid", "id", "file", "file_name", "filename", "image", "img", "path"),
+    *("filepath", "file_path", "key", "uri", "url", "name"),
+)
+LATITUDE_NAMES = ("latitude", "lat", "gt_lat", "gt_latitude", "true_lat", "true_latitude")
+LONGITUDE_NAMES = (
+    *("longitude", "lon", "lng", "long", "gt_lon", "gt_lng", "gt_long", "gt_longitude"),
+    *("true_lon", "true_longitude"),
+)
+
+_WANTED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (IMAGE_NAMES, "an image id"),
+    (LATITUDE_NAMES, "a latitude"),
+    (LONGITUDE_NAMES, "a longitude"),
+)
+
+_NOTHING = ("", "nan", "null", "none", "na")
+#: What Arrow is to read as no number; other spellings of these it does not read, and the slow way does.
+_NULLS = [spelt for word in _NOTHING for spelt in {word, word.upper(), word.title(), "NaN" if word == "nan" else word}]
+#: Bytes of a file's begin in which its titles are looked for, and of a block that is parsed at once.
+_HEAD, _BLOCK = 1 << 16, 8 << 20
+
+
+class Columns(NamedTuple):
+    """Names `(N,)`, and degrees `(N,)`, NaN where empty."""
+
+    image_id: pa.LargeStringArray
+    latitude: Floats
+    longitude: Floats
+
+
+class _Odd(Exception):
+    """A file that is to be read row by row."""
+
+
+def streamed(file: BinaryIO, name: str) -> Columns | None:
+    """The columns of a CSV, read once and forwards; None if it must be read by `from_csv`.
+
+    Raises:
+        UserError: it has no such columns.
+    """
+    head = file.read(_HEAD)
+    first = head[: head.find(b"\n")] if b"\n" in head else head
+    try:
+        line = first.decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError:
+        return None
+    if '"' in line or "\r" in line or not line:
+        return None
+    delimiter = _delimiter(line)
+    titles = [_plain(title) for title in line.split(delimiter)]
+    chosen = _chosen(titles, name)
+    if len(set(chosen)) < 3:
+        return None
+    try:
+        return _by_columns(cast(BinaryIO, _Again(head, file)), len(titles), delimiter, chosen)
+    except (_Odd, pa.ArrowException):
+        return None
+
+
+def from_csv(data: bytes, name: str) -> Columns:
+    """The columns of a CSV, row by row.
+
+    Raises:
+        UserError: what is wrong with it, in which row.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is neither Parquet nor UTF-8 text; save it as a UTF-8 CSV") from error
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text[: text.find("\n")] if "\n" in text else text))
+    try:
+        header = next(rows, [])
+        lines = [row for row in rows if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{name} is no CSV ({error}); save it as a UTF-8 CSV with a header") from error
+    for number, row in enumerate(lines, 1):
+        if len(row) < len(header):
+            raise UserError(f"row {number} of {name} has {len(row)} of {len(header)} columns; complete or drop it")
+    titles = [_plain(title) for title in header]
+    ids, latitude, longitude = ([row[at] for row in lines] for at in _chosen(titles, name))
+    return _columns(ids, latitude, longitude, name)
+
+
+def from_parquet(file: BinaryIO, name: str) -> Columns:
+    """The columns of a Parquet file, which must be seekable.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    try:
+        table = pq.ParquetFile(file)
+        titles = table.schema_arrow.names
+        chosen = [titles[at] for at in _chosen([_plain(title) for title in titles], name)]
+        found = table.read(columns=[*dict.fromkeys(chosen)], use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{name} is a damaged Parquet file ({error}); write it again") from error
+    columns = [found[title].combine_chunks() for title in chosen]
+    kind = columns[0].type
+    if (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)) and all(
+        pa.types.is_floating(column.type) or pa.types.is_integer(column.type) for column in columns[1:]
+    ):
+        return Columns(pc.fill_null(columns[0].cast(pa.large_string()), "None"), _floats(columns[1]), _floats(columns[2]))
+    return _columns([str(each) for each in columns[0].to_pylist()], columns[1].to_pylist(), columns[2].to_pylist(), name)
+
+
+def _by_columns(file: BinaryIO, width: int, delimiter: str, chosen: list[int]) -> Columns:
+    names = [str(at) for at in range(width)]
+    wanted = [names[at] for at in chosen]
+    reader = pacsv.open_csv(
+        file,
+        read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=_BLOCK, use_threads=False),
+        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict(zip(wanted, (pa.large_string(), pa.float64(), pa.float64()), strict=True)),
+            null_values=_NULLS,
+            strings_can_be_null=False,
+        ),
+    )
+    image_id, latitude, longitude = [], [], []
+    for batch in reader:
+        if (pc.max(pc.binary_length(batch.column(0))).as_py() or 0) > csv.field_size_limit():
+            raise _Odd
+        image_id.append(batch.column(0))
+        latitude.append(_floats(batch.column(1)))
+        longitude.append(_floats(batch.column(2)))
+        nameless = np.isnan(latitude[-1]) & np.isnan(longitude[-1])
+        if nameless.any() and "" in pc.utf8_trim_whitespace(batch.column(0).filter(pa.array(nameless))).to_pylist():
+            raise _Odd  # perhaps a line of nothing but delimiters
+    return Columns(
+        pa.concat_arrays(image_id) if image_id else pa.array([], pa.large_string()),
+        np.concatenate([np.zeros(0), *latitude]),
+        np.concatenate([np.zeros(0), *longitude]),
+    )
+
+
+class _Again(io.RawIOBase):
+    """A file whose first bytes were read already, read from its begin."""
+
+    def __init__(self, head: bytes, file: BinaryIO) -> None:
+        self._head, self._file = head, file
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = -1 if size is None else size
+        if not self._head:
+            return self._file.read(wanted)
+        taken = self._head if wanted < 0 else self._head[:wanted]
+        self._head = self._head[len(taken) :]
+        return taken + self._file.read() if wanted < 0 else taken
+
+
+def _delimiter(line: str) -> str:
+    return max(",;\t", key=line.count)
+
+
+def _columns(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
+    degrees = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
+    return Columns(pa.array(ids, pa.large_string()), *degrees)
+
+
+def _floats(column: pa.Array) -> Floats:
+    return cast(Floats, pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False))
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[\s-]+", "_", title.strip().lower())
+
+
+def _chosen(titles: list[str], name: str) -> list[int]:
+    """Where the three columns stand; the last of those that are called alike."""
+    chosen = []
+    for names, what in _WANTED:
+        title = next((one for one in names if one in titles), None)
+        if title is None:
+            raise UserError(f"{name} has no column for {what}; name one {names[0]!r}")
+        chosen.append(len(titles) - 1 - titles[::-1].index(title))
+    return chosen
+
+
+def _numbers(cells: Sequence[object], what: str, name: str) -> Floats:
+    """Degrees `(N,)`, NaN where empty."""
+    out = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        text = "" if cell is None else str(cell).strip()
+        if text.lower() in _NOTHING:
+            continue
+        try:
+            out[row] = float(text)
+        except ValueError as error:
+            raise UserError(f"row {row + 1} of {name}: {text[:40]!r} is no {what}; give decimal degrees") from error
+    return out
