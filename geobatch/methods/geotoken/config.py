@@ -192,16 +192,23 @@ class Sampling:
 class Selection:
     """How one candidate becomes the place."""
 
-    selector: Selector = "expected_distance"
+    selector: Selector = "expected_share"
     """What decides."""
+    calibrated: bool = True
+    """Whether the model's calibration, where it has one, says what the pool is worth and how probable places are."""
     neighbour_mass: float | None = None
-    """Share of the posterior given to the neighbours' places, 0 leaves them out of the pool; default: what suits the model, 0.7
-    where it reads the place between images, else 0.5."""
+    """Share of the posterior given to the neighbours' places where there is no calibration, 0 leaves them out of the pool;
+    default: what suits the model, 0.7 where it reads the place between images, else 0.5."""
     neighbour_temperature: float | None = None
     """Temperature of the softmax over similarities that splits this share among the neighbours; default: what suits the
     model, 0.01 where it reads the place between images, else 0.05."""
     neighbours: int = 5
-    """Neighbours that are taken into the pool, nearest first."""
+    """Neighbours that are taken into the pool, nearest first; with a calibration as many as it was fitted with."""
+
+    @property
+    def pooled(self) -> Literal["expected_distance", "expected_share"]:
+        """The selector itself if it needs the pool alone, else the one that others fall back on."""
+        return "expected_distance" if self.selector == "expected_distance" else "expected_share"
 
     def suited(self, between: bool) -> Selection:
         """With what suits the model in place of what was left open.

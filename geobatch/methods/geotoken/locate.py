@@ -71,11 +71,16 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         "between": network.between,
     }
     sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": "cuda" if settings.gpus else "cpu"}
+    select = {
+        "selection": selection(settings).suited(network.between),
+        "gallery": str(gallery),
+        "calibration": str(model),
+    }
     stages = [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
         Hands(stage=Retrieve, make=retrieve),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
-        Hands(stage=Select, make={"selection": selection(settings).suited(network.between), "gallery": str(gallery)}),
+        Hands(stage=Select, make=select),
     ]
     if settings.judge.asked:
         told = settings.judge

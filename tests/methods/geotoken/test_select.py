@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.engine.gallery import Gallery, collect
+from geobatch.geo import cell, s2
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geotoken.config import Selection, Selector
-from geobatch.methods.geotoken.select import Select, reselected, soft
-from geobatch.schema import CANDIDATES, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
+from geobatch.methods.geotoken.pool import soft
+from geobatch.methods.geotoken.select import Select, reselected
+from geobatch.schema import CANDIDATES, CONFIDENCE, FATE, LOCATED, NEIGHBOURS, RADII_KM, probability_column
 
 SELECTORS: list[Selector] = ["log_probability", "similarity", "expected_distance", "expected_share"]
 
@@ -132,8 +134,9 @@ def test_an_image_without_neighbours_is_placed_by_its_candidates(selector: Selec
     for row, place in zip(rows, Select(Selection(selector=selector))(table_of(rows)).to_pylist(), strict=True):
         options = [(place["latitude"], place["longitude"]) for place in row["candidates"]]
         assert (place["latitude"], place["longitude"]) in options
-        if selector == "similarity":
-            assert place["score"] is None and (place["latitude"], place["longitude"]) == options[0]
+        assert place["chosen_by"] == ("expected_share" if selector == "similarity" else selector)
+        assert place["fallback"] == ("nothing to compare with" if selector == "similarity" else None)
+        assert place["score"] is not None
 
 
 def test_neighbours_may_be_answers_only_where_they_have_mass() -> None:
@@ -192,10 +195,48 @@ def test_the_stage_adds_what_a_place_needs_and_drops_what_nobody_reads() -> None
     table = table_of(rows)
     dead = table.set_column(table.column_names.index("reason"), "reason", pa.array([None, "broken", None, None], pa.string()))
     placed = Select()(dead)
-    assert {field.name for field in LOCATED} <= set(placed.column_names)
-    assert all(placed.schema.field(field.name).type == field.type for field in LOCATED)
+    assert {field.name for field in (*LOCATED, *CONFIDENCE)} <= set(placed.column_names)
+    assert all(placed.schema.field(field.name).type == field.type for field in (*LOCATED, *CONFIDENCE))
     assert "vector" not in placed.column_names
     assert [value is None for value in placed["latitude"].to_pylist()] == [False, True, False, False]
+
+
+def test_rewards_choose_where_there_are_some_and_are_dropped() -> None:
+    rows = [row_of(np.random.default_rng(seed), 5, 2) for seed in range(4)]
+    rewards = pa.array([[0.1, 0.9, 0.2, 0.3, 0.1], None, [None, 0.2, 0.1, 0.0, 0.0], []], pa.list_(pa.float32()))
+    table = table_of(rows).append_column("rewards", rewards)
+    placed = Select(Selection(selector="reward"))(table)
+    assert "rewards" not in placed.column_names
+    found = placed.to_pylist()
+    for row, best in ((0, 1), (2, 1)):
+        candidate = rows[row]["candidates"][best]
+        assert (found[row]["latitude"], found[row]["chosen_by"]) == (candidate["latitude"], "reward")
+        assert found[row]["fallback"] is None and found[row]["score"] == pytest.approx(rewards[row][best].as_py())
+    others = Select()(table).to_pylist()
+    for row in (1, 3):
+        assert found[row]["latitude"] == others[row]["latitude"]
+        assert (found[row]["chosen_by"], found[row]["fallback"]) == (
+            "expected_share",
+            "no rewards: the model has no reward network",
+        )
+
+
+def test_what_is_stated_without_a_calibration_is_the_draws_own() -> None:
+    rows = [row_of(np.random.default_rng(seed), 9, 3) for seed in range(12)]
+    for row, place in zip(rows, Select()(table_of(rows)).to_pylist(), strict=True):
+        draws = list(weighted(row, Selection(neighbour_mass=0.0)))
+        km = [float(haversine_km(place["latitude"], place["longitude"], lat, lon)) for lat, lon, _ in draws]
+        held = sum(mass for far, (*_, mass) in zip(km, draws, strict=True) if far <= place["radius_90_km"])
+        less = sum(mass for far, (*_, mass) in zip(km, draws, strict=True) if far <= 0.98 * place["radius_90_km"])
+        assert held >= 0.9 - 1e-9 > less
+        if place["area"] is None:
+            continue
+        cells = s2.parse_cell_tokens([place["area"]] * len(draws))
+        inside = cell.holds(cells, [lat for lat, *_ in draws], [lon for _, lon, _ in draws])
+        assert sum(mass for here, (*_, mass) in zip(inside, draws, strict=True) if here) == pytest.approx(
+            place["area_probability"]
+        )
+        assert place["area_probability"] >= 0.9 - 1e-6
 
 
 def test_a_row_without_candidates_is_rejected_alone() -> None:
