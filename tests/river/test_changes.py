@@ -12,7 +12,7 @@ from geobatch.benchmark.deposit import write_tar
 from geobatch.store import Store
 from tests.conftest import S3Server
 from tests.river.conftest import Tiny, upload
-from tests.river.job import run_job
+from tests.river.job import run_job, said
 from tests.river.test_geolocate import arguments, places
 
 
@@ -60,7 +60,7 @@ def test_overwritten_objects_and_tars_are_located_anew(
         assert after[name] == before[name]
     done = json.loads(store.get(f"s3://{bucket}/out/runs/000002/done.json"))
     assert (done["read"], done["known"]) == (2 + 9 + 51, 28)
-    refused = run_job(*arguments(bucket, "out", tiny, s3), "--geotoken.sampling.seed", "7")
+    refused = said(*arguments(bucket, "out", tiny, s3), "--geotoken.sampling.seed", "7")
     assert refused.status == 2 and refused.output.count("\n") == 1 and "--relocate" in refused.output, refused.output
 
 
@@ -76,7 +76,7 @@ def test_bad_arguments_are_one_line(tiny: Tiny, s3: S3Server, tmp_path: Path) ->
         [*good, "--archive", f"s3://{bucket}/nothing"],
         [*good, "--archive", "s3://no-such-bucket/x"],
     ):
-        ended = run_job(*wrong)
+        ended = said(*wrong)
         assert ended.status == 2, ended.output
         assert ended.output.startswith("error: ") and ended.output.count("\n") == 1, ended.output
     assert not Store(s3.config()).exists(f"s3://{bucket}/out/runs/000001/run.json")

@@ -30,7 +30,7 @@ from geobatch.train.loop import Loop, Worker, fit
 from geobatch.train.lora import LoRA
 from tests.engine import tiny
 from tests.methods.geolocsft import pupil
-from tests.river.job import run_job
+from tests.river.job import said
 
 SHORT = Tuning(lora=LoRA(rank=4, alpha=8), batch=4, steps=8, learning_rate=3e-3, warm_up=2, bf16=False, checkpointing=False)
 
@@ -163,8 +163,8 @@ def test_the_fingerprint_of_a_base_is_of_its_content(tmp_path: Path, monkeypatch
 
 
 def test_a_dry_run_needs_neither_weights_nor_captions() -> None:
-    ended = run_job("--dry-run", "--preset", "gemma3_27b", "--loop.workers", "8", job="geolocsft_train")
+    ended = said("--dry-run", "--preset", "gemma3_27b", "--loop.workers", "8", job="geolocsft_train")
     assert ended.status == 0 and "27.43 B parameters" in ended.output and "fits: " in ended.output
     assert "8 x 80 GiB, fsdp" in ended.output
-    ended = run_job("--dry-run", job="geolocsft_train")
+    ended = said("--dry-run", job="geolocsft_train")
     assert ended.status == 2 and "give --preset or --base" in ended.output

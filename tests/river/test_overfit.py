@@ -25,7 +25,7 @@ from tests.engine import tiny
 from tests.engine.test_served import Causal
 from tests.engine.tiny import CONFIG
 from tests.methods.geolocsft import pupil
-from tests.river.job import run_job
+from tests.river.job import run_job, said
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(500)]  # of vLLM and its libraries
 
@@ -107,7 +107,7 @@ def test_the_folder_and_the_job_say_what_was_done(learnt: Learnt) -> None:
 
 def test_the_same_command_does_not_train_again(learnt: Learnt) -> None:
     before = (learnt.folder / "student/adapter/adapter_model.safetensors").stat().st_mtime_ns
-    ended = run_job(*arguments(learnt.folder), job="geolocsft_train", limit=200)
+    ended = said(*arguments(learnt.folder), job="geolocsft_train")
     assert ended.status == 0 and "trained:" not in ended.output, ended.output
     assert (learnt.folder / "student/adapter/adapter_model.safetensors").stat().st_mtime_ns == before
 
