@@ -1,7 +1,12 @@
 """Labelled pictures and a gallery become a GeoToken model: embed, look up neighbours, train, put the folder together.
 
-What lies in the model's folder: `geobatch.json` (method, gallery, what it was trained on, figures), `encoder/` (a copy) and
-`geotoken/` (the network). The vectors of the training images go through the same resumable flow as places do.
+What lies in the model's folder: `geobatch.json` (method, gallery, what it was trained on, figures), `encoder/` (a copy),
+`geotoken/` (the network) and, where asked for, `reward/` (the model that tells near candidates from far ones). The vectors of
+the training images go through the same resumable flow as places do, from there to files that workers map
+(`geobatch.methods.geotoken.arrays`); neither images nor neighbours are ever whole in memory.
+
+Each part resumes: the flow by its commits, the table of neighbours by its blocks, both trainings by their checkpoints. A
+network that was finished by the same settings on the same images is not trained again.
 """
 
 from __future__ import annotations
@@ -10,31 +15,32 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from geobatch.actors import Hands, start
-from geobatch.engine.gallery import COLUMNS, Gallery, collect, load
+from geobatch.engine.gallery import COLUMNS, Gallery, load
 from geobatch.engine.surface import Surface
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
-from geobatch.methods.geotoken import train as learning
-from geobatch.methods.geotoken.config import GeoToken, Training
+from geobatch.methods.geotoken import arrays as files
+from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
+from geobatch.methods.geotoken.examples import SPARE
+from geobatch.methods.geotoken.held import evaluate
 from geobatch.methods.geotoken.locate import ENCODER, NETWORK
 from geobatch.methods.geotoken.model import GeoTokenModel
-from geobatch.methods.geotoken.neighbours import find
+from geobatch.methods.geotoken.reward import REWARD
 from geobatch.pipeline.build_gallery import BuildGallery, embed_archive
 from geobatch.pipeline.folder import CARD, local_folder
-from geobatch.progress import Progress, say
+from geobatch.pipeline.trainees import Make, MakeReward, part, taught
+from geobatch.progress import say
 from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig
-from geobatch.train.loop import Loop, Worker, fit
-
-#: Rows of the gallery that examples name, as files the workers map into memory.
-_ARRAYS = ("vectors", "latitude", "longitude", "neighbours", "gallery_vectors", "gallery_latitude", "gallery_longitude")
+from geobatch.train.loop import Loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +65,36 @@ class GeoTokenTrain:
     """Sizes and training to begin with: "paper" or "small"; the settings below override both."""
     steps: int | None = None
     """Training steps; default: the preset's."""
+    epochs: int | None = None
+    """Passes over the training images, where no steps are given; default: the preset's."""
     batch: int | None = None
     """Images a step, over all workers; default: the preset's."""
+    micro_batch: int | None = None
+    """Images that go through a worker's network at a time; default: as many as its memory holds."""
     learning_rate: float | None = None
     """Highest learning rate; default: the preset's."""
+    group_size: int | None = None
+    """Levels a token stands for: 1 makes 21 tokens of a level-20 cell, 2 makes 11; default: the preset's."""
+    neighbours: int | None = None
+    """Neighbours that the network reads; default: the preset's."""
+    neighbour_dropout: float | None = None
+    """Share of neighbours hidden at random in training, one by one."""
+    blackout: float | None = None
+    """Share of images for which all neighbours within a random radius are hidden, as if the gallery knew nothing near."""
+    smoothing_km: float | None = None
+    """Distance over which a token's target is shared with its siblings; 0: the right one alone."""
+    validate_steps: int | None = None
+    """Steps between measurements on images kept out of training."""
+    keep: Literal["last", "best"] | None = None
+    """Whether the last step's weights become the model, or those with the least loss on the images kept out."""
+    bf16: bool | None = None
+    """Whether matrix products run in bfloat16."""
+    exclude_above: float | None = None
+    """Gallery images at least this similar to a training image are taken for the same scene and are no neighbours of it."""
+    reward: Literal["none", "also", "only"] = "none"
+    """Whether the reward model is trained: not at all, after the network, or alone for the network that `output` holds."""
+    reward_steps: int | None = None
+    """Training steps of the reward model; default: the preset's."""
     seed: int = 0
     """Seed of the first weights, the order of images and every dropout."""
     validation: float = 0.05
@@ -77,33 +109,6 @@ class GeoTokenTrain:
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
-
-
-@dataclass(frozen=True)
-class _Make:
-    """Makes a worker's trainee from files: a value that travels instead of the arrays."""
-
-    folder: str
-    config: GeoToken
-    training: Training
-
-    def __call__(self, worker: Worker) -> _Trainee:
-        arrays = {name: np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        return _Trainee(
-            self.config,
-            self.training,
-            _examples(arrays),
-            rank=worker.rank,
-            world=worker.world,
-            device=worker.device,
-            wrap=worker.wrap,
-        )
-
-
-class _Trainee(learning.Fit):
-    def save(self, folder: Path) -> None:
-        """Writes the network."""
-        self.model.save(folder, training=asdict(self.training))
 
 
 def train(config: GeoTokenTrain) -> dict[str, Any]:
@@ -121,42 +126,61 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
     encoder = local_folder(store, config.encoder, "encoder")
     folder = local_folder(store, config.gallery, "gallery")
     gallery = load(folder)
-    examples = _embedded(config, work, store, encoder)
-    network, training = _settings(config, gallery.dimension, len(examples))
-    kept, held = _split(len(examples), config.validation, training)
-    _write(work / "arrays", _learnt(examples, gallery, kept, network))
-    name = _name(examples.fingerprint, gallery.fingerprint, network, training, config)
-    start([Hands(stage=_Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
-    say(f"training GeoToken: {len(kept):,} images, {training.steps or training.epochs} "
-        f"{'steps' if training.steps else 'epochs'} of {training.batch}, {config.loop.workers} workers")  # fmt: skip
-    with Progress("trained", unit="steps") as progress:
-        progress.total = training.steps
-
-        def watch(step: int, steps: int, loss: float) -> None:
-            progress.total = steps
-            progress.add(step - progress.done, f"loss {loss:.3f}")
-
-        spent = fit(_Make(str(work / "arrays"), network, training), output / NETWORK, name=name,
-                    loop=config.loop, watch=watch)  # fmt: skip
-    shutil.copytree(encoder, output / ENCODER, dirs_exist_ok=True)
-    figures = _figures(output / NETWORK, _learnt(examples, gallery, held, network)) if len(held) else {}
-    card = {
-        "method": "geotoken",
-        "gallery": os.path.relpath(folder, output.resolve()),
-        "gallery_fingerprint": gallery.fingerprint,
-        "images": len(kept),
-        "validation": figures,
-        "training": {key: round(value, 4) for key, value in spent.items()},
-    }
-    (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if config.reward == "only":
+        network, training = GeoTokenModel.load(output / NETWORK).config, _training(config)
+    else:
+        network, training = _network(config, gallery), _training(config)
+    known = _embedded(config, work, store, encoder)
+    kept, held = _split(len(known), config.validation, training)
+    count = network.neighbours * (SPARE if training.blackout > 0 else 1)
+    search = files.Search(count=count, surface=Surface() if network.between else None, above=config.exclude_above)
+    files.write_neighbours(gallery, known, search, work / "arrays")
+    np.save(work / "arrays/kept.npy", kept)
+    np.save(work / "arrays/held.npy", held)
+    name = _name(known.fingerprint, gallery.fingerprint, network, training, config)
+    start([Hands(stage=Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
+    card = json.loads((output / CARD).read_text()) if (output / CARD).is_file() else {}
+    if config.reward != "only" and not (card.get("trained") == name and (output / NETWORK).is_dir()):
+        shutil.rmtree(output / REWARD, ignore_errors=True)  # of another network
+        spent = taught(Make(str(work / "arrays"), network, training), output / NETWORK, name, training, config.loop)
+        shutil.copytree(encoder, output / ENCODER, dirs_exist_ok=True)
+        card = {
+            "method": "geotoken",
+            "gallery": os.path.relpath(folder, output.resolve()),
+            "gallery_fingerprint": gallery.fingerprint,
+            "images": len(kept),
+            "validation": _figures(output / NETWORK, work / "arrays") if len(held) else {},
+            "training": spent,
+            "trained": name,
+        }
+        (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if config.reward != "none":
+        card["reward"] = _rewarded(config, output, work / "arrays", card.get("trained", name))
+        (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
     shutil.rmtree(work, ignore_errors=True)
-    if figures:
-        say(f"model {output}: on {len(held):,} held-out training images greedy is within 25 km for "
-            f"{100 * figures['greedy_25km']:.1f} %, within 200 km for {100 * figures['greedy_200km']:.1f} %")  # fmt: skip
     return card
 
 
-def _embedded(config: GeoTokenTrain, work: Path, store: Store, encoder: Path) -> Gallery:
+def _rewarded(config: GeoTokenTrain, output: Path, arrays: Path, trained: str) -> dict[str, Any]:
+    """Trains the reward model of the network in `output`; returns its part of the card."""
+    rewarding = Rewarding.small() if config.preset == "small" else Rewarding()
+    named = {"steps": config.reward_steps, "seed": config.seed, "bf16": config.bf16, "micro_batch": config.micro_batch}
+    own: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    own["batch"] = min(rewarding.training.batch, len(np.load(arrays / "kept.npy")) // config.loop.workers * config.loop.workers)
+    rewarding = replace(rewarding, training=replace(rewarding.training, **own))
+    name = hashlib.sha256(json.dumps([trained, asdict(rewarding), config.loop.workers]).encode()).hexdigest()[:16]
+    make = MakeReward(str(arrays), rewarding, str((output / NETWORK).resolve()))
+    spent = taught(make, output / REWARD, f"reward-{name}", rewarding.training, config.loop)
+    history = json.loads((output / REWARD / "config.json").read_text())["history"]
+    figures = {key: round(value, 5) for key, value in history[-1].items()} if history else {}
+    if figures:
+        shares = [f"{100 * figures[each]:.1f} %" for each in ("right_mean", "right_reward", "right_any")]
+        say(f"reward model: of {rewarding.samples} draws for an image kept out {shares[0]} are right, the one of the highest "
+            f"reward for {shares[1]} of images, any for {shares[2]}")  # fmt: skip
+    return {"validation": figures, "training": spent}
+
+
+def _embedded(config: GeoTokenTrain, work: Path, store: Store, encoder: Path) -> files.Known:
     features = BuildGallery(
         archive=config.archive,
         output=str(work / "features"),
@@ -172,18 +196,24 @@ def _embedded(config: GeoTokenTrain, work: Path, store: Store, encoder: Path) ->
     embed_archive(features)
     table = latest(store, features.output)
     assert table is not None  # the flow has just published it
-    return collect(table.tables(store, COLUMNS))
+    return files.write_images(table.tables(store, COLUMNS), work / "arrays")
 
 
-def _settings(config: GeoTokenTrain, dimension: int, images: int) -> tuple[GeoToken, Training]:
-    small = config.preset == "small"
-    network = GeoToken.small(dimension) if small else GeoToken.paper()
-    if not small and dimension != network.vector_size * len(network.views):
-        network = GeoToken(views=("image",), vector_size=dimension)
-    training = Training.small() if small else Training.paper()
-    named = {"steps": config.steps, "batch": config.batch, "learning_rate": config.learning_rate, "seed": config.seed}
-    fields = {**asdict(training), **{key: value for key, value in named.items() if value is not None}}
-    return network, Training(**fields)
+def _network(config: GeoTokenTrain, gallery: Gallery) -> GeoToken:
+    """The preset's network, reading the views that the gallery has."""
+    views: dict[str, int] = gallery.views
+    sizes = tuple(views.values())
+    network = GeoToken.small() if config.preset == "small" else GeoToken.paper()
+    named = {"group_size": config.group_size, "neighbours": config.neighbours}
+    fields: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    unequal = sizes if len(set(sizes)) > 1 else ()
+    return replace(network, views=tuple(views), vector_size=max(sizes), view_sizes=unequal, **fields)
+
+
+def _training(config: GeoTokenTrain) -> Training:
+    training = Training.small() if config.preset == "small" else Training.paper()
+    given = {each.name: getattr(config, each.name) for each in dataclass_fields(Training) if hasattr(config, each.name)}
+    return replace(training, **{name: value for name, value in given.items() if value is not None})
 
 
 def _split(images: int, share: float, training: Training) -> tuple[np.ndarray, np.ndarray]:
@@ -193,51 +223,22 @@ def _split(images: int, share: float, training: Training) -> tuple[np.ndarray, n
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def _learnt(examples: Gallery, gallery: Gallery, rows: np.ndarray, network: GeoToken) -> dict[str, Any]:
-    """The arrays of `learning.Examples`: the rows' vectors and places, and neighbours as rows of the gallery's arrays.
-
-    An image is never its own neighbour. Places between images have no row in the gallery; they follow behind it, one an
-    example.
-    """
-    vectors = examples.vectors(rows)
-    ids = examples.ids(rows).to_pylist()
-    found = find(gallery, vectors, network.neighbours, Surface() if network.between else None, exclude_ids=ids)
-    near, known = found.rows, [gallery.vectors(np.arange(len(gallery)))]
-    places = [gallery.latitude], [gallery.longitude]
-    if network.between:
-        near = np.where(near < 0, len(gallery) + np.arange(len(rows))[:, None], near)
-        known.append(found.vectors[:, 0])
-        places[0].append(found.latitude[:, 0])
-        places[1].append(found.longitude[:, 0])
-    short = network.neighbours - near.shape[1]
-    latitude, longitude = examples.places(rows)
-    return {
-        "vectors": vectors,
-        "latitude": latitude,
-        "longitude": longitude,
-        "neighbours": np.pad(near, ((0, 0), (0, short)), constant_values=-1),
-        "gallery_vectors": np.concatenate(known),
-        "gallery_latitude": np.concatenate(places[0]),
-        "gallery_longitude": np.concatenate(places[1]),
-    }
-
-
-def _write(folder: Path, arrays: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _ARRAYS:
-        np.save(folder / f"{name}.npy", arrays[name])
-
-
-def _examples(arrays: dict[str, Any]) -> learning.Examples:
-    gallery = learning.Gallery(arrays["gallery_vectors"], arrays["gallery_latitude"], arrays["gallery_longitude"])
-    return learning.Examples(arrays["vectors"], arrays["latitude"], arrays["longitude"], arrays["neighbours"], gallery)
-
-
-def _figures(network: Path, arrays: dict[str, Any]) -> dict[str, float]:
-    found = learning.evaluate(GeoTokenModel.load(network), _examples(arrays))
+def _figures(network: Path, arrays: Path) -> dict[str, float]:
+    held = part(arrays, "held")
+    found = evaluate(GeoTokenModel.load(network), held)
+    say(f"on {len(held):,} training images kept out greedy is within 25 km for {100 * found['greedy_25km']:.1f} %, "
+        f"within 200 km for {100 * found['greedy_200km']:.1f} %")  # fmt: skip
     return {key: round(value, 5) for key, value in found.items()}
 
 
 def _name(examples: str, gallery: str, network: GeoToken, training: Training, config: GeoTokenTrain) -> str:
-    decides = [examples, gallery, asdict(network), asdict(training), config.loop.workers, config.validation]
+    decides = [
+        examples,
+        gallery,
+        asdict(network),
+        asdict(training),
+        config.loop.workers,
+        config.validation,
+        config.exclude_above,
+    ]
     return f"geotoken-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"

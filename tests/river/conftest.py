@@ -20,7 +20,8 @@ from geobatch.benchmark.world import World
 from geobatch.engine import gallery as galleries
 from geobatch.engine.vision import HeadConfig, Vision, network
 from geobatch.methods.geotoken.config import GeoToken, Training
-from geobatch.methods.geotoken.train import Examples, Fit, Gallery
+from geobatch.methods.geotoken.examples import Examples, Gallery
+from geobatch.methods.geotoken.train import Fit
 from geobatch.schema import GALLERY, empty_columns
 from geobatch.store import Store, StoreConfig
 from tests.conftest import S3Server

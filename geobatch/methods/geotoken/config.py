@@ -18,11 +18,12 @@ Four settings are not in the paper, and `paper()` has them off:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from geobatch.errors import UserError
 
+Decode = Literal["sample", "beam", "greedy"]
 Selector = Literal["log_probability", "similarity", "expected_distance", "expected_share", "reward", "judge"]
 
 
@@ -40,6 +41,8 @@ class GeoToken:
     """Names of the vectors each image has, in the order they are concatenated."""
     vector_size: int = 768
     """Length of each of these vectors."""
+    view_sizes: tuple[int, ...] = ()
+    """Lengths of these vectors where they differ, none above `vector_size`; empty: all are that long."""
     neighbours: int = 15
     """Retrieved neighbours that the encoder reads."""
     neighbour_places: tuple[Literal["tokens", "fourier"], ...] = ("tokens",)
@@ -82,6 +85,13 @@ class GeoToken:
             raise UserError("relative places take children numbered by quadrant; set order to quadrant")
         if not self.views or self.neighbours < 0:
             raise UserError("a model needs at least one view and no negative number of neighbours; correct the config")
+        if self.view_sizes and (len(self.view_sizes) != len(self.views) or max(self.view_sizes) > self.vector_size):
+            raise UserError("view_sizes wants one length for each view, at most vector_size; correct the config")
+
+    @property
+    def vector_length(self) -> int:
+        """Length of an image's vector: all its views one after another."""
+        return sum(self.view_sizes) or len(self.views) * self.vector_size
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -104,6 +114,12 @@ class GeoToken:
         """Loss weight of each token, w_t = 2 - t/20 in the paper."""
         step = (self.last_weight - self.first_weight) / max(self.length - 1, 1)
         return tuple(self.first_weight + step * t for t in range(self.length))
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> GeoToken:
+        """From what a JSON file made of its fields."""
+        plain: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
+        return cls(**plain)
 
     @classmethod
     def paper(cls) -> GeoToken:
@@ -140,6 +156,8 @@ class Training:
 
     batch: int = 2048
     """Images a step, over all workers together."""
+    micro_batch: int = 0
+    """Images that go through a worker's network at a time, their gradients summed; 0: as many as its memory holds."""
     epochs: int = 50
     """Passes over the training images, unless `steps` is given."""
     steps: int | None = None
@@ -157,7 +175,15 @@ class Training:
     clip: float = 1.0
     """Largest norm of the gradient; longer ones are shortened to it."""
     neighbour_dropout: float = 0.0
-    """Share of neighbours hidden at random in training, which teaches a model to do without near ones."""
+    """Share of neighbours hidden at random in training, one by one."""
+    blackout: float = 0.0
+    """Share of images for which all neighbours within a random radius are hidden, as if the gallery knew nothing near."""
+    smoothing_km: float = 0.0
+    """Distance over which a token's target is shared with its siblings, by where their cells lie; 0: the right one alone."""
+    validate_steps: int = 500
+    """Steps between measurements on images kept out of training, where there are any."""
+    keep: Literal["last", "best"] = "last"
+    """Whether the last step's weights become the model, or those with the least loss on the images kept out."""
     bf16: bool = True
     """Whether matrix products run in bfloat16."""
     seed: int = 0
@@ -175,17 +201,47 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewarding:
+    """The paper's second network, which tells candidates near the truth from others."""
+
+    samples: int = 10
+    """Draws for each training image that it learns from."""
+    temperature: float = 0.7
+    """Of these draws."""
+    within_km: float = 200.0
+    """Distance up to which a draw is right."""
+    hidden: int = 2048
+    """Hidden width of the head."""
+    training: Training = field(default_factory=lambda: Training(batch=256, epochs=5, schedule="cosine"))
+    """How it learns, beginning with the trained network; the paper says nothing of it."""
+
+    @classmethod
+    def small(cls) -> Rewarding:
+        """The demo's."""
+        training = Training(batch=128, steps=200, learning_rate=3e-4, weight_decay=0.01, schedule="cosine", warm_up=20)
+        return cls(training=training)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How candidates are drawn."""
 
+    decode: tuple[Decode, ...] = ("sample",)
+    """What makes candidates, one or several: draws, beam search, or the likeliest token at each step."""
     samples: int = 30
     """Draws for each image (K)."""
     temperature: float = 0.7
     """Divides the logits before a draw; below 1 it sharpens the distribution."""
     seed: int = 0
     """With the image's id, decides the draws."""
-    batch: int = 64
-    """Images that go through the network together."""
+    beam: int = 5
+    """Width of the beam."""
+    batch: int = 0
+    """Images that go through the network together; 0: 64 on a CPU, as many as free memory allows on a GPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the matrix products."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the decoder's steps are compiled to fewer, larger kernels; auto: on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

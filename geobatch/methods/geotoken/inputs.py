@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from geobatch.errors import UserError
 from geobatch.geo import point, s2
@@ -114,6 +115,14 @@ def places_of(codes: Codes, config: GeoToken) -> tuple[npt.NDArray[np.float64], 
     return s2.places(tokens, config.level, config.group_size)
 
 
+def viewed(vectors: Tensor, config: GeoToken) -> Tensor:
+    """(…, vector_length) -> (…, V, D): the views of vectors, shorter ones filled up with zeros."""
+    if not config.view_sizes:
+        return vectors.unflatten(-1, (len(config.views), config.vector_size))
+    parts = vectors.split(list(config.view_sizes), dim=-1)
+    return torch.stack([functional.pad(part, (0, config.vector_size - part.shape[-1])) for part in parts], dim=-2)
+
+
 def context(
     config: GeoToken,
     vectors: Floats,
@@ -132,12 +141,11 @@ def context(
     Raises:
         UserError: vectors of another length than the config's.
     """
-    views = (len(config.views), config.vector_size)
     rows, count = neighbour_latitude.shape
-    if vectors.shape[-1] != views[0] * views[1] or neighbour_vectors.shape[-1] != vectors.shape[-1]:
+    if vectors.shape[-1] != config.vector_length or neighbour_vectors.shape[-1] != vectors.shape[-1]:
         raise UserError(
             f"vectors of length {vectors.shape[-1]} (neighbours {neighbour_vectors.shape[-1]}) where the model reads "
-            f"{views[0]} × {views[1]}; use the encoder and gallery that the model was trained with"
+            f"{config.vector_length}; use the encoder and gallery that the model was trained with"
         )
     present = ~(np.isnan(neighbour_latitude) | np.isnan(neighbour_longitude))
     latitude = np.where(present, neighbour_latitude, 0.0)
@@ -146,8 +154,8 @@ def context(
     points = point.unit_vectors(latitude.ravel(), longitude.ravel()).reshape(rows, count, 3)
     neighbour_vectors = np.where(present[..., None], neighbour_vectors, 0.0)
     return Context(
-        torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).reshape(rows, *views),
-        torch.from_numpy(np.ascontiguousarray(neighbour_vectors, np.float32)).reshape(rows, count, *views),
+        viewed(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)), config),
+        viewed(torch.from_numpy(np.ascontiguousarray(neighbour_vectors, np.float32)), config),
         torch.from_numpy(codes),
         torch.from_numpy(np.ascontiguousarray(points, np.float32)),
         torch.from_numpy(present),

@@ -157,6 +157,10 @@ class Kept:
         """Copies the first t positions of the `parent` prefixes to new prefixes behind the first `rows`."""
         self.both[:, rows : rows + len(parent), :, :t] = self.both[:, parent, :, :t]
 
+    def reorder(self, parent: Tensor, t: int) -> None:
+        """Row r gets the first t positions of row `parent[r]`, for all r at once."""
+        self.both[:, : len(parent), :, :t] = self.both[:, parent, :, :t]
+
 
 class DecoderLayer(nn.Module):
     """Causal self-attention, cross-attention to the memory, then a feed-forward."""
@@ -169,12 +173,14 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTW: Tensor, memory: KeysValues, mask: Tensor | None) -> Tensor:
-        """(B, T, W) -> (B, T, W), all positions at once."""
-        normed = self.norms[0](x_BTW)
-        x_BTW = x_BTW + self.drop(self.attention(normed, self.attention.keys_values(normed), causal=True))
-        x_BTW = x_BTW + self.drop(self.cross(self.norms[1](x_BTW), memory, mask))
-        return x_BTW + self.drop(self.feed_forward(self.norms[2](x_BTW)))
+    def forward(self, x_RTW: Tensor, memory: KeysValues, mask: Tensor | None) -> Tensor:
+        """(R, T, W) -> (R, T, W), all positions at once; each of the memory's B images has R / B rows, one after another."""
+        normed = self.norms[0](x_RTW)
+        x_RTW = x_RTW + self.drop(self.attention(normed, self.attention.keys_values(normed), causal=True))
+        # All positions of an image's rows read its memory in place: to attention they are one long row of queries.
+        query = self.norms[1](x_RTW).reshape(len(memory[0]), -1, x_RTW.shape[2])
+        x_RTW = x_RTW + self.drop(self.cross(query, memory, mask).reshape(x_RTW.shape))
+        return x_RTW + self.drop(self.feed_forward(self.norms[2](x_RTW)))
 
     def step(self, x_RW: Tensor, t: int, kept: Kept, memory: KeysValues, mask: Tensor | None, rows: Rows) -> Tensor:
         """(R, W) -> (R, W): position t of R prefixes, whose earlier positions are `kept`."""

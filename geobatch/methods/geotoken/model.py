@@ -14,7 +14,7 @@ from one shared table: two places agree in it exactly if they agree in the prefi
 `forward` is the loss, so that DistributedDataParallel can wrap the model; `encode` is the one way to a memory, in training
 and sampling alike.
 
-Not covered: beam search over languages of unequal length (places all have T tokens), flash attention with padding on GPUs.
+Not covered: flash attention with padding on GPUs.
 """
 
 from __future__ import annotations
@@ -140,13 +140,15 @@ class GeoTokenModel(nn.Module):
         return Memory(keys_values, mask, self.relative.near(context) if self.relative is not None else None)
 
     def _embed(self, context: Context) -> Tensor:
-        # Unit vectors have components of 1/√D; scaled to 1 they weigh as much as the embeddings from the first step on.
-        scale = self.config.vector_size**0.5
-        query = [embed(scale * context.views_BVD[:, v]) for v, embed in enumerate(self.query_views)]
+        # V views of length 1/√V have components of 1/√(V·D); scaled to 1 they weigh as much as the embeddings from the first
+        # step on.
+        views = len(self.config.views)
+        scales = [(views * size) ** 0.5 for size in self.config.view_sizes or [self.config.vector_size] * views]
+        query = [embed(scales[v] * context.views_BVD[:, v]) for v, embed in enumerate(self.query_views)]
         query_BVW = torch.stack(query, dim=1) + self.query_slot
         count = context.neighbour_views_BMVD.shape[1]
-        views = [embed(scale * context.neighbour_views_BMVD[:, :, v]) for v, embed in enumerate(self.neighbour_views)]
-        views_BMVW = torch.stack(views, dim=2)
+        near = [embed(scales[v] * context.neighbour_views_BMVD[:, :, v]) for v, embed in enumerate(self.neighbour_views)]
+        views_BMVW = torch.stack(near, dim=2)
         if self.similarity is not None:
             cosine = functional.cosine_similarity(context.views_BVD[:, None], context.neighbour_views_BMVD, dim=-1)
             views_BMVW = views_BMVW + self.similarity(cosine)[:, :, None]
@@ -172,22 +174,31 @@ class GeoTokenModel(nn.Module):
         query = present.new_ones(len(context), 1 + len(self.config.views))
         return torch.cat([query, present.repeat_interleave(len(self.slot), dim=1)], dim=1)[:, None, None]
 
-    def _inputs(self, codes_Rt: Tensor, near: Near | None) -> Tensor:
-        """(R, t) codes already written, their images' neighbours -> (R, t + 1, W) inputs of the decoder."""
+    def inputs(self, codes_Rt: Tensor, near: Near | None, end: Tensor | None = None) -> Tensor:
+        """(R, t) codes already written, their images' neighbours -> (R, t + 1, W) inputs of the decoder.
+
+        Args:
+            end: (W,) embedding of the position behind the last token, for who reads all T.
+        """
         t = codes_Rt.shape[-1]
         written = self.codes(codes_Rt + self.offsets[:t])
         first = self.start[1].expand(len(codes_Rt), 1, -1)
-        x = torch.cat([first, written], dim=1) + self.position[: t + 1]
+        position = self.position if end is None else torch.cat([self.position, end[None]])
+        x = torch.cat([first, written], dim=1) + position[: t + 1]
         if self.prefixes is not None:
             x = x + self.prefixes(codes_Rt)
         return x if self.relative is None or near is None else x + self.relative(near, codes_Rt)
 
+    def read(self, memory: Memory, x_RTW: Tensor) -> Tensor:
+        """(R, T, W) inputs of the decoder -> (R, T, W), each position having read those up to it; R is a multiple of B."""
+        x_RTW = self.drop(x_RTW)
+        for layer, keys_values in zip(self.decoder, memory.layers, strict=True):
+            x_RTW = layer(x_RTW, keys_values, memory.mask)
+        return cast(Tensor, self.decoder_norm(x_RTW))
+
     def logits(self, memory: Memory, codes_BT: Tensor) -> list[Tensor]:
         """Teacher forcing: (B, T) codes -> T tensors (B, values), the one at t having read codes before t only."""
-        x_BTW = self.drop(self._inputs(codes_BT[:, :-1], memory.near))
-        for layer, keys_values in zip(self.decoder, memory.layers, strict=True):
-            x_BTW = layer(x_BTW, keys_values, memory.mask)
-        x_BTW = self.decoder_norm(x_BTW)
+        x_BTW = self.read(memory, self.inputs(codes_BT[:, :-1], memory.near))
         return [head(x_BTW[:, t]) for t, head in enumerate(self.heads)]
 
     def keep(self, memory: Memory, prefixes: int) -> list[Kept]:
@@ -198,19 +209,33 @@ class GeoTokenModel(nn.Module):
         """(R, values) logits of token t of R prefixes with t codes each; their keys and values are added to `kept`."""
         t = codes_Rt.shape[1]
         near = memory.near.of(rows.image_R) if memory.near is not None else None
-        x_RW = self._inputs(codes_Rt, near)[:, -1]
+        x_RW = self.inputs(codes_Rt, near)[:, -1]
         for layer, kept_here, keys_values in zip(self.decoder, kept, memory.layers, strict=True):
             x_RW = cast(DecoderLayer, layer).step(x_RW, t, kept_here, keys_values, memory.mask, rows)
         return self.heads[t](self.decoder_norm(x_RW))
 
-    def losses(self, context: Context, codes_BT: Tensor) -> Tensor:
-        """(T,) mean cross-entropy of each token, nats."""
-        logits = self.logits(self.encode(context), codes_BT)
-        return torch.stack([functional.cross_entropy(x.float(), codes_BT[:, t]) for t, x in enumerate(logits)])
+    def compile_steps(self) -> None:
+        """From now on each layer of `step` runs as few fused kernels.
 
-    def forward(self, context: Context, codes_BT: Tensor) -> Tensor:
+        A step is some 25 small kernels a layer, and for small batches a GPU waits for their launches. Layers are compiled
+        one by one, so that all ten share one program; the numbers of prefixes and of tokens stay free. The first steps
+        take seconds.
+        """
+        for layer in self.decoder:
+            step = torch.compile(cast(DecoderLayer, layer).step, dynamic=True)
+            object.__setattr__(layer, "step", step)  # beside the modules, whatever nn.Module would make of it
+
+    def losses(self, context: Context, codes_BT: Tensor, targets_BTV: Tensor | None = None) -> Tensor:
+        """(T,) mean cross-entropy of each token, nats; against the codes, or against shares of all values where given."""
+        logits = self.logits(self.encode(context), codes_BT)
+        wanted = [
+            codes_BT[:, t] if targets_BTV is None else targets_BTV[:, t, : logits[t].shape[1]] for t in range(len(logits))
+        ]
+        return torch.stack([functional.cross_entropy(x.float(), y) for x, y in zip(logits, wanted, strict=True)])
+
+    def forward(self, context: Context, codes_BT: Tensor, targets_BTV: Tensor | None = None) -> Tensor:
         """The loss: per-token cross-entropies weighted 2 → 1 and divided by the weights' sum (paper, section 3)."""
-        return (self.losses(context, codes_BT) * self.weights).sum() / self.weights.sum()
+        return (self.losses(context, codes_BT, targets_BTV) * self.weights).sum() / self.weights.sum()
 
     def save(self, folder: Path, **more: Any) -> None:
         """Writes `model.safetensors` and `config.json`; `more` are further sections of the latter."""
@@ -226,10 +251,7 @@ class GeoTokenModel(nn.Module):
             UserError: a file is missing, or config and weights do not belong together.
         """
         try:
-            fields: dict[str, Any] = json.loads((folder / _CONFIG).read_text())["model"]
-            for name in ("views", "neighbour_places"):
-                fields[name] = tuple(fields[name])
-            config = GeoToken(**fields)
+            config = GeoToken.read(json.loads((folder / _CONFIG).read_text())["model"])
             weights = load_file(folder / _WEIGHTS)
         except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder} holds no GeoToken model ({error}); name a folder that training wrote") from error

@@ -13,8 +13,10 @@ from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geotoken.config import Training
 from geobatch.methods.geotoken.draws import greedy
+from geobatch.methods.geotoken.examples import Batches
+from geobatch.methods.geotoken.held import evaluate
 from geobatch.methods.geotoken.inputs import context, places_of
-from geobatch.methods.geotoken.train import Batches, Fit, evaluate
+from geobatch.methods.geotoken.train import Fit
 from tests.methods.geotoken.tiny import TINY, examples_of
 
 QUICK = Training(batch=16, steps=10, learning_rate=3e-3, bf16=False, neighbour_dropout=0.3)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from geobatch.methods.geotoken.config import GeoToken
+from geobatch.methods.geotoken.examples import Examples, Gallery
 from geobatch.methods.geotoken.inputs import Context, context
 from geobatch.methods.geotoken.model import GeoTokenModel
-from geobatch.methods.geotoken.train import Examples, Gallery
 
 TINY = GeoToken(
     level=3,
@@ -53,9 +53,10 @@ def arrays(config: GeoToken = TINY, images: int = 4, seed: int = 0, neighbours: 
     """The arguments of `context` after the config: vectors, neighbours' vectors, latitudes and longitudes."""
     rng = np.random.default_rng(seed)
     width, count = len(config.views) * config.vector_size, config.neighbours if neighbours is None else neighbours
+    shorter = len(config.views) ** -0.5  # as views are in a vector of unit length
     return [
-        rng.normal(size=(images, width)),
-        rng.normal(size=(images, count, width)),
+        rng.normal(size=(images, width)) * shorter,
+        rng.normal(size=(images, count, width)) * shorter,
         np.degrees(np.arcsin(rng.uniform(-1, 1, (images, count)))),
         rng.uniform(-180, 180, (images, count)),
     ]
