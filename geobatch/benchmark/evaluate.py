@@ -30,12 +30,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, Evaluation
+from geobatch.benchmark.confidence import Coverage, area_coverage, radius_coverage
+from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, ORACLE, SCORE, Evaluation
 from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, calibration, figures, paired_difference
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
-from geobatch.schema import RADII_KM, probability_column
+from geobatch.schema import CONFIDENCE, RADII_KM, probability_column
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +92,15 @@ def evaluate(
         against_neighbour={}
         if neighbour is None
         else {km: paired_difference(chosen, neighbour, km, bootstrap) for km in RADII_KM},
+        against_score={
+            name: {km: paired_difference(distance, distances[SCORE], km, bootstrap) for km in RADII_KM}
+            for name, distance in distances.items()
+            if SCORE in distances and name != SCORE and not name.startswith("oracle")
+        },
         calibration=judged.calibrations(chosen),
+        coverage=judged.coverages(chosen, bootstrap),
+        chosen_by=judged.counts("chosen_by"),
+        fallbacks=judged.counts("fallback"),
         exif=_exif_figures(places, bootstrap),
         distances=distances,
         rows=rows,
@@ -103,6 +112,7 @@ def evaluate(
 
 
 _JUDGED_BY = ("latitude", "longitude", "candidates", "neighbours", *map(probability_column, RADII_KM))
+_DOUBTS = tuple(field.name for field in CONFIDENCE)
 
 
 class _Judged:
@@ -110,7 +120,8 @@ class _Judged:
 
     def __init__(self, places: pa.Table, rows: NDArray[np.intp], latitude: Floats, longitude: Floats) -> None:
         here = pa.array(rows, pa.int64(), mask=rows < 0)
-        self.places = places.select([*_JUDGED_BY]).take(here).combine_chunks()
+        known = [name for name in _DOUBTS if name in places.column_names]  # a table of schema 1 has none
+        self.places = places.select([*_JUDGED_BY, *known]).take(here).combine_chunks()
         self.latitude, self.longitude = latitude, longitude
 
     def column(self, name: str) -> Floats:
@@ -133,8 +144,8 @@ class _Judged:
             sampled = pc.fill_null(pc.equal(entries.field("origin"), "sample"), False).to_numpy(False)
             score = _numbers(entries.field("score"))
             if np.any(sampled):
-                out["log-probability"] = _best(row[sampled], km[sampled], score[sampled], images)
-                out["oracle of the samples"] = _best(row[sampled], km[sampled], -km[sampled], images)
+                out[SCORE] = _best(row[sampled], km[sampled], score[sampled], images)
+                out[ORACLE] = _best(row[sampled], km[sampled], -km[sampled], images)
         if row.size or near_row.size:
             within_pool = rank < pool_neighbours
             row, km = np.append(row, near_row[within_pool]), np.append(km, near_km[within_pool])
@@ -159,6 +170,30 @@ class _Judged:
         """Of each probability column that says anything."""
         found = [calibration(self.column(probability_column(km)), chosen_km, km) for km in RADII_KM]
         return [one for one in found if one.images]
+
+    def coverages(self, chosen_km: Floats, bootstrap: Bootstrap | None) -> list[Coverage]:
+        """Of the radius and of the area, where the table has them."""
+        if not {*_DOUBTS} <= {*self.places.column_names}:
+            return []
+        found = [
+            radius_coverage(self.column("radius_90_km"), chosen_km, bootstrap=bootstrap),
+            area_coverage(
+                self.places["area"],
+                self.column("area_probability"),
+                self.latitude,
+                self.longitude,
+                ~np.isnan(chosen_km),
+                bootstrap,
+            ),
+        ]
+        return [one for one in found if one is not None]
+
+    def counts(self, name: str) -> dict[str, int]:
+        """Rows by the words of a column, the most frequent first; null is not counted."""
+        if name not in self.places.column_names:
+            return {}
+        counted = pc.value_counts(self.places[name].drop_null()).to_pylist()
+        return {one["values"]: one["counts"] for one in sorted(counted, key=lambda one: (-one["counts"], one["values"]))}
 
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> Floats:

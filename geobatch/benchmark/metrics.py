@@ -122,6 +122,17 @@ def paired_difference(ours_km: ArrayLike, theirs_km: ArrayLike, km: float, boots
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Images whose stated probabilities are close to each other: a point of the reliability diagram."""
+
+    images: int
+    stated: float
+    """Mean of what was stated."""
+    true: float
+    """Share that is within the radius."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """How far stated probabilities of being within a radius can be believed."""
 
@@ -135,6 +146,12 @@ class Calibration:
     """Expected calibration error: mean |stated - true| over bins, weighted by their images."""
     brier: float
     """Mean squared difference of probability and outcome; 0.25 is what always saying one half gets."""
+    log_loss: float
+    """Mean negative logarithm of the probability of what came true, in nats; probabilities are kept a millionth off 0 and 1."""
+    constant_loss: float
+    """The same of the best constant, which knows the share within the radius and nothing of any image."""
+    bins: tuple[Bin, ...]
+    """Those that hold images, by rising probability."""
 
 
 def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins: int = 10) -> Calibration:
@@ -154,9 +171,12 @@ def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins:
         raise ValueError(f"a probability outside [0, 1] for {km} km: from {said.min()} to {said.max()}")
     if not said.size:
         nan = float("nan")
-        return Calibration(km=km, images=0, stated=nan, true=nan, error=nan, brier=nan)
+        return Calibration(
+            km=km, images=0, stated=nan, true=nan, error=nan, brier=nan, log_loss=nan, constant_loss=nan, bins=()
+        )
     bin_of = np.clip((said * bins).astype(int), 0, bins - 1)
-    gaps = np.bincount(bin_of, said - hit, bins)
+    gaps, counts = np.bincount(bin_of, said - hit, bins), np.bincount(bin_of, minlength=bins)
+    stated, true = (np.bincount(bin_of, values, bins) for values in (said, hit))
     return Calibration(
         km=km,
         images=said.size,
@@ -164,4 +184,15 @@ def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins:
         true=float(hit.mean()),
         error=float(np.abs(gaps).sum() / said.size),
         brier=float(np.mean((said - hit) ** 2)),
+        log_loss=_log_loss(said, hit),
+        constant_loss=_log_loss(np.full_like(hit, hit.mean()), hit),
+        bins=tuple(
+            Bin(images=int(counts[at]), stated=float(stated[at] / counts[at]), true=float(true[at] / counts[at]))
+            for at in np.flatnonzero(counts)
+        ),
     )
+
+
+def _log_loss(said: Floats, hit: Floats) -> float:
+    kept = np.clip(said, 1e-6, 1 - 1e-6)
+    return float(-np.mean(np.where(hit > 0, np.log(kept), np.log1p(-kept))))

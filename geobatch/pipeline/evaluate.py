@@ -14,12 +14,18 @@ from geobatch.benchmark.evaluate import evaluate
 from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.metrics import Bootstrap
 from geobatch.benchmark.truth import parse_truth, truth_from_exif
+from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import Selection, Selector
 from geobatch.methods.geotoken.select import reselected
+from geobatch.pipeline.folder import local_folder
 from geobatch.progress import say
 from geobatch.report.map import picture_of_run
+from geobatch.report.plots import picture_of_reliability
 from geobatch.sink import read
 from geobatch.store import Store, StoreConfig
+
+#: Selectors that a table cannot be judged by later: `evaluate` has its own line, or they need more than the table holds.
+_UNTRIED = ("log_probability", "reward", "judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,9 @@ class Evaluate:
     truth: str | None = None
     """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions."""
     output: str | None = None
-    """Folder for `evaluation.json` and `run.png`; default: only print."""
+    """Folder for `evaluation.json`, `run.png` and `reliability.png`; default: only print."""
+    model: str | None = None
+    """Folder of the model that located them: its calibration is what other selectors are tried with."""
     selection: Selection = field(default_factory=Selection)
     """Settings with which every other selector is tried on the same candidates."""
     background: str | None = None
@@ -57,10 +65,10 @@ def evaluate_places(config: Evaluate) -> Evaluation:
         truth = parse_truth(Store(config.store).get(config.truth), config.truth)
     others = {}
     if pc.any(pc.is_valid(places["candidates"])).as_py():
-        for name in get_args(Selector):
+        fitted = None if config.model is None else Calibration.load(local_folder(Store(config.store), config.model, "model"))
+        for name in (each for each in get_args(Selector) if each not in _UNTRIED):
             selection = replace(config.selection, selector=cast(Selector, name))
-            others[name.replace("_", " ")] = reselected(places, selection)
-        others.pop("log probability")  # the same as `evaluate`'s own
+            others[name.replace("_", " ")] = reselected(places, selection, fitted)
     found = evaluate(
         places,
         truth,
@@ -90,4 +98,14 @@ def _write(folder: Path, found: Evaluation, config: Evaluate) -> None:
         title=f"{found.images:,} images located",
         note=f"{config.places} against {found.truth}",
     )
-    say(f"figures and picture in {folder}")
+    if found.calibration:
+        points = {
+            f"within {one.km:,} km": (
+                [each.stated for each in one.bins],
+                [each.true for each in one.bins],
+                [each.images for each in one.bins],
+            )
+            for one in found.calibration
+        }
+        picture_of_reliability(folder / "reliability.png", points, f"{found.images:,} images: stated and true")
+    say(f"figures and pictures in {folder}")

@@ -1,18 +1,21 @@
-"""Accuracy over distance and the table of figures, drawn on matplotlib axes; no pyplot, so no state and no window.
+"""Accuracy over distance, the table of figures, and what stated probabilities are worth, drawn on matplotlib axes.
 
-The curve is the share of all images placed within d, over d on a logarithmic scale: the published five radii are five
-points of it. An image without a place never enters its curve, so the curve's right end shows what was rejected. Colours
-are Okabe and Ito's, which stay apart for colour-blind eyes; what cannot be had without the truth (an oracle) is grey
-and dashed. The table doubles as the curve's legend.
+No pyplot, so no state and no window. The curve is the share of all images placed within d, over d on a logarithmic scale:
+the published five radii are five points of it. An image without a place never enters its curve, so the curve's right end
+shows what was rejected. Colours are Okabe and Ito's, which stay apart for colour-blind eyes; what cannot be had without the
+truth (an oracle) is grey and dashed. The table doubles as the curve's legend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from geobatch.geo.distance import within
@@ -96,6 +99,47 @@ def draw_table(axes: Axes, distances: Mapping[str, ArrayLike]) -> None:
             weight = "bold" if not oracle and np.round(value, 1) >= top > 0 else "normal"
             colour = FAINT if oracle else INK
             axes.text(x, y, f"{value:.1f}", fontsize=9.5, color=colour, weight=weight, ha="right", va="center")
+
+
+def draw_reliability(axes: Axes, points: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> None:
+    """What came true (%) over what was stated (%), one line a name; the diagonal is a probability that can be believed.
+
+    Args:
+        points: mean stated probabilities, shares that came true and numbers of images `(bins,)` by name. A dot's area grows
+            with its images, so that the dots that carry the error are the large ones.
+    """
+    axes.plot([0, 100], [0, 100], color=BOUND, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)
+    whole = max((float(np.sum(images)) for _, _, images in points.values()), default=1.0)
+    for (name, style), (stated, true, images) in zip(styles(list(points)).items(), points.values(), strict=True):
+        x, y = 100 * np.asarray(stated, np.float64), 100 * np.asarray(true, np.float64)
+        axes.plot(x, y, label=name, zorder=2, **style)
+        axes.scatter(x, y, s=12 + 380 * np.asarray(images, np.float64) / whole, color=style["color"], alpha=0.75, zorder=3)
+    axes.set_xlim(-3, 103)
+    axes.set_ylim(-3, 103)
+    axes.set_aspect("equal")
+    ticks = range(0, 101, 20)
+    axes.set_xticks(ticks, [f"{tick} %" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick} %" for tick in ticks])
+    axes.grid(color="#eef0f4", linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=9, colors=INK)
+    axes.set_xlabel("stated probability", fontsize=9, color=INK)
+    axes.set_ylabel("came true", fontsize=9, color=INK)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if points:
+        axes.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=INK)
+
+
+def picture_of_reliability(
+    path: str | Path, points: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], title: str = ""
+) -> None:
+    """Writes `draw_reliability` as a PNG of 800 pixels' width."""
+    figure = Figure(figsize=(6.4, 6.6), dpi=125, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    figure.text(0.04, 0.965, title, fontsize=13, weight="bold", color=INK, va="center")
+    draw_reliability(figure.add_axes((0.12, 0.09, 0.84, 0.83)), points)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def _shares(distance_km: ArrayLike) -> Floats:

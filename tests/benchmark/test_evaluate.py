@@ -13,7 +13,9 @@ from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.metrics import Bootstrap
 from geobatch.benchmark.truth import Truth, truth_of
 from geobatch.errors import UserError
+from geobatch.geo import s2
 from geobatch.geo.distance import haversine_km
+from geobatch.schema import CONFIDENCE
 from tests.benchmark.places import candidates, neighbours, probabilities, row, table
 
 QUICK = Bootstrap(resamples=200)
@@ -71,6 +73,47 @@ def test_calibration_and_exif() -> None:
     assert [one.brier for one in found.calibration] == [0, 0.125, 0, 0, 0]
     assert found.exif is not None and found.exif.images == 1
     assert found.exif.median_km == pytest.approx(5000 - 111.19492664)
+
+
+def test_doubts_are_held_against_the_truth() -> None:
+    here, there = s2.cell_tokens(s2.cell_ids([0.0, 40.0], [0.0, 40.0], 5))
+    sure = {"radius_90_km": 25.0, "area": here, "area_probability": 0.95, "chosen_by": "expected_share"}
+    rows = [
+        row("a", 20.0, **sure),
+        row("b", 30.0, **{**sure, "area": there, "chosen_by": "judge"}),
+        row("c", 1.0, **{**sure, "area": None, "area_probability": None, "fallback": "judge: refused"}),
+        row("d", None),
+    ]
+    found = evaluate(table(*rows), origin("a", "b", "c", "d"), bootstrap=QUICK)
+    radius, area = found.coverage
+    assert (radius.images, radius.without, radius.held.value, radius.stated, radius.median_km) == (3, 0, 2 / 3, 0.9, 25)
+    assert (area.images, area.without, area.held.value, area.stated) == (2, 1, 0.5, pytest.approx(0.95))
+    assert area.median_km == pytest.approx(288, rel=0.01)
+    assert (found.chosen_by, found.fallbacks) == ({"expected_share": 2, "judge": 1}, {"judge: refused": 1})
+    for words in (
+        "radius_90_km holds 66.7 % of 3",
+        "area holds 50.0 % of 2",
+        "chosen by expected_share 2, judge 1",
+        "1 without",
+    ):
+        assert words in found.as_text()
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_a_table_without_doubts_is_judged_all_the_same() -> None:
+    old = whole().drop_columns([field.name for field in CONFIDENCE])
+    found = evaluate(old, origin("a", "b", "c", "d"), bootstrap=QUICK)
+    assert (found.coverage, found.chosen_by, found.fallbacks) == ([], {}, {})
+
+
+def test_the_gap_to_the_oracle_by_hand() -> None:
+    near, far = (5, -1.0, "sample"), (90, 0.0, "sample")  # the likelier one is the farther one
+    rows = [row("a", 10.0, candidates=candidates(near, far)), row("b", 80.0, candidates=candidates(near, far))]
+    found = evaluate(table(*rows, row("c", 3.0, candidates=candidates(near))), origin("a", "b", "c"), bootstrap=QUICK)
+    assert found.gap_closed()["chosen"][25] == pytest.approx(0.5) and np.isnan(found.gap_closed()["chosen"][200])
+    assert found.against_score["chosen"][25].value == pytest.approx(1 / 3)
+    assert set(found.against_score) == {"chosen"} and "% of gap to oracle" in found.as_text()
+    assert evaluate(table(row("a", 1.0)), origin("a"), bootstrap=QUICK).gap_closed() == {}
 
 
 def test_missing_images_are_wrong_where_asked() -> None:

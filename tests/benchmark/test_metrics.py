@@ -106,6 +106,7 @@ def test_calibration_of_what_is_true_is_small_and_of_boasting_large() -> None:
     assert honest.error < 0.015 and honest.brier == pytest.approx(1 / 6, abs=0.005)
     assert boast.error == pytest.approx(np.mean(np.sqrt(said)) - np.mean(said), abs=0.01)
     assert boast.brier > honest.brier
+    assert honest.log_loss < min(boast.log_loss, honest.constant_loss)
 
 
 def test_calibration_by_hand() -> None:
@@ -115,6 +116,9 @@ def test_calibration_by_hand() -> None:
     assert found.error == pytest.approx((0.95 + abs(1.9 - 1)) / 3)
     assert found.brier == pytest.approx((0.95**2 + 0.1**2 + 1) / 3)
     assert (found.stated, found.true) == (pytest.approx(1.95 / 3), pytest.approx(2 / 3))
+    assert found.log_loss == pytest.approx(-(np.log(0.05) + np.log(0.9) + np.log(1e-6)) / 3, rel=1e-6)
+    assert found.constant_loss == pytest.approx(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3)
+    assert [(one.images, one.stated, one.true) for one in found.bins] == [(1, 0.05, 1.0), (2, pytest.approx(0.95), 0.5)]
 
 
 def test_calibration_refuses_what_is_no_probability_and_takes_rounding() -> None:

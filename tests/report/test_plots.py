@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
-from geobatch.report.plots import FARTHEST_KM, NEAREST_KM, cumulative, draw_curve, draw_table, styles
+from geobatch.report.plots import (
+    FARTHEST_KM,
+    NEAREST_KM,
+    cumulative,
+    draw_curve,
+    draw_reliability,
+    draw_table,
+    picture_of_reliability,
+    styles,
+)
 
 
 def axes() -> Axes:
@@ -57,3 +69,17 @@ def test_the_table_holds_the_shares_and_marks_the_best() -> None:
     cells = texts[texts.index(("oracle", "normal")) + 1 :][:5]
     assert cells == [("100.0", "normal")] * 5
     here.figure.canvas.draw()
+
+
+def test_reliability_has_its_points_and_the_diagonal(tmp_path: Path) -> None:
+    here = axes()
+    points = {"within 25 km": ([0.1, 0.9], [0.2, 0.8], [10, 90]), "within 200 km": ([0.95], [0.97], [100])}
+    draw_reliability(here, points)
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in here.get_lines()}
+    assert drawn["within 25 km"] == ([10, 90], [20, 80]) and drawn["within 200 km"] == ([95], [97])
+    assert any(xs == ys == [0, 100] for xs, ys in drawn.values())
+    sizes = here.collections[0].get_sizes()
+    assert (sizes[1] - 12) / (sizes[0] - 12) == pytest.approx(9)
+    picture_of_reliability(tmp_path / "reliability.png", points, "2 images")
+    assert imread(tmp_path / "reliability.png").shape[:2] == (825, 800)
+    picture_of_reliability(tmp_path / "nothing.png", {})
