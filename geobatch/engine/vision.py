@@ -66,6 +66,10 @@ class ImageNetwork(nn.Module):
         found = self.heads[self.views[0]] if len(self.views) == 1 and self.heads else None
         return found if isinstance(found, Head) else None
 
+    def by_view(self) -> dict[str, Head | None]:
+        """The heads, None for the trunk's own vector."""
+        return {name: cast(Head | None, dict(self.heads.items()).get(name)) for name in self.views}
+
     def forward(self, values: Tensor) -> Tensor:
         """What `reads` made, (N, 3, h, w) -> unit vectors (N, D) float32, the views one behind the other."""
         values = values.contiguous(memory_format=torch.channels_last)
@@ -118,7 +122,7 @@ class ImageNetwork(nn.Module):
         with quiet():
             self.trunk.save_pretrained(folder)
         self.reads.save(folder)
-        heads.save({name: cast(Head | None, dict(self.heads.items()).get(name)) for name in self.views}, folder)
+        heads.save(self.by_view(), folder)
 
 
 def joined(views: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """Labelled pictures become an image encoder that knows near from far (GeoToken's phase 1).
 
-Decoding goes through the same resumable flow as places do; the pictures are then packed into one array that the training
-workers map into memory.
+Images go through the same resumable flow as places do. What comes of them is what training needs to see again and again: where
+the encoder keeps its weights and pictures are not changed, its own vectors, embedded once and read from Parquet; else the
+pictures, packed into one array that the workers map into memory.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from typing import Any
 from geobatch.actors import Hands, cores, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
-from geobatch.engine import pixels
+from geobatch.engine import gps, heads, pixels
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
-from geobatch.methods.geotoken.align import Align, align, pack, write_small
+from geobatch.methods.geotoken.align import TEXT, Align
+from geobatch.methods.geotoken.alignment import align
+from geobatch.methods.geotoken.features import index
+from geobatch.methods.geotoken.pack import pack, write_small
+from geobatch.pipeline.build_gallery import BuildGallery, embed_archive
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
 from geobatch.pipeline.geolocate import decoding
@@ -35,7 +40,7 @@ COLUMNS = ["picture", "picture_width", "picture_height", "latitude", "longitude"
 class GeoTokenAlign:
     """Trains an image encoder on labelled images."""
 
-    archive: str
+    archive: str = ""
     """Where the training images lie, as for the main job."""
     output: str
     """Folder of the trained encoder. The same command takes up a training that died."""
@@ -48,13 +53,31 @@ class GeoTokenAlign:
     """Globs of names that are images whatever their extension."""
     exclude: tuple[str, ...] = ()
     """Globs of names to pass over."""
+    features: str | None = None
+    """Gallery (folder or s3:// prefix) that build_gallery.py made with this very encoder, to learn from its vectors instead of
+    images; default: vectors are made on the way where the preset allows it."""
     preset: str = "paper"
-    """How to learn, to begin with: "paper" (heads on a frozen encoder, against coordinates) or "small" (all of it, against
-    pictures of near places); the settings below override both."""
+    """How to learn, to begin with: "paper" (heads on a frozen encoder, against coordinates and captions) or "small" (all of it,
+    against pictures of near places); the settings below override both."""
+    text: bool = True
+    """Whether preset "paper" learns captions of city, state and country as well."""
+    text_model: str | None = None
+    """Folder of the model that reads captions; default: the encoder, whose other half CLIP's is."""
+    gps: str = "auto"
+    """Location encoder to begin with: folder or file of GeoCLIP's weights, "auto": those of the installed package geoclip if
+    there is one, "random": none."""
+    lora_rank: int = 0
+    """Rank of adapters that preset "paper" puts into the encoders of pictures and text; 0: none."""
     steps: int | None = None
     """Training steps; default: the preset's."""
+    epochs: int | None = None
+    """Passes over the images; default: the preset's."""
     batch: int | None = None
     """Pictures a step, over all workers; default: the preset's."""
+    micro_batch: int = 0
+    """Pictures that a worker puts through the networks at a time: memory is of these, negatives are the whole batch; 0: all."""
+    same_cell: int | None = None
+    """S2 level; pictures in the same cell are not told apart by their coordinates. Default: the preset's."""
     learning_rate: float | None = None
     """Highest learning rate; default: the preset's."""
     seed: int = 0
@@ -78,37 +101,51 @@ def align_encoder(config: GeoTokenAlign) -> Path:
         UserError: the arguments must be resolved.
         MachineError: workers kept dying; the same call goes on from the last checkpoint.
     """
-    if config.preset not in ("paper", "small"):
-        raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
+    settings = _settings(config)
     output = Path(config.output)
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     store = Store(config.store)
     encoder = _beginning(config, work, store)
-    settings = Align() if config.preset == "small" else Align.paper()
-    named: dict[str, Any] = {
-        "steps": config.steps,
-        "batch": config.batch,
-        "learning_rate": config.learning_rate,
-        "seed": config.seed,
-    }
-    settings = replace(settings, **{key: value for key, value in named.items() if value is not None})
-    pictures = _decoded(config, work / "pictures", store)
-    count = pack(pictures.tables(store, COLUMNS), work / "arrays", pixels.read(encoder / pixels.FILE))
-    decides = [fingerprint_of(encoder), pictures.record["fingerprint"], count, asdict(settings), config.loop.workers]
+    text = _text_model(config, settings, encoder, store)
+    places = None if settings.against == "places" else _location_weights(config.gps, work)
+    data, count, what = _data(config, settings, work, encoder, store)
+    decides = [
+        fingerprint_of(encoder), what, count, asdict(settings), config.loop.workers,
+        None if places is None else hashlib.sha256(places.read_bytes()).hexdigest(),
+        None if text is None else fingerprint_of(text),
+    ]  # fmt: skip
     name = f"align-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"
     start([Hands(stage=Loop, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
-    say(
-        f"aligning the encoder: {count:,} pictures, {settings.steps:,} steps of {settings.batch}, {config.loop.workers} workers"
-    )
-    with Progress("aligned", settings.steps, unit="steps") as progress:
+    steps = settings.length(count)
+    say(f"aligning the encoder: {count:,} pictures, {steps:,} steps of {settings.batch}, {config.loop.workers} workers")
+    with Progress("aligned", steps, unit="steps") as progress:
 
         def watch(step: int, steps: int, loss: float) -> None:
             progress.add(step - progress.done, f"loss {loss:.3f}")
 
-        align(settings, str(encoder), work / "arrays", output, name=name, loop=config.loop, watch=watch)
+        align(settings, str(encoder), data, output, name=name, loop=config.loop, gps=places,
+              text=None if text is None else str(text), watch=watch)  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     say(f"encoder {output}")
     return output
+
+
+def _settings(config: GeoTokenAlign) -> Align:
+    if config.preset not in ("paper", "small"):
+        raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
+    if not config.archive and not config.features:
+        raise UserError("there is nothing to learn from; give --archive, or --features")
+    settings = Align() if config.preset == "small" else Align.paper(config.text)
+    if config.epochs is not None:
+        settings = replace(settings, epochs=config.epochs, steps=None)
+    names = ("batch", "learning_rate", "seed", "micro_batch", "lora_rank", "steps")
+    named: dict[str, Any] = {name: getattr(config, name) for name in names}
+    settings = replace(settings, **{name: value for name, value in named.items() if value is not None})
+    if config.same_cell is not None:
+        settings = replace(settings, gps_contrast=replace(settings.gps_contrast, same_cell=config.same_cell))
+    if settings.batch % config.loop.workers:
+        raise UserError(f"a batch of {settings.batch} cannot be shared by {config.loop.workers} workers; use a multiple")
+    return settings
 
 
 def _beginning(config: GeoTokenAlign, work: Path, store: Store) -> Path:
@@ -117,6 +154,75 @@ def _beginning(config: GeoTokenAlign, work: Path, store: Store) -> Path:
     folder = work / "small"
     write_small(folder)
     return folder.resolve()
+
+
+def _text_model(config: GeoTokenAlign, settings: Align, encoder: Path, store: Store) -> Path | None:
+    if TEXT not in settings.views:
+        return None
+    return encoder if config.text_model is None else local_folder(store, config.text_model, "text model")
+
+
+def _location_weights(said: str, work: Path) -> Path | None:
+    """GeoCLIP's location encoder, where every worker can read it."""
+    if said == "random" or (said == "auto" and gps.geoclip_package() is None):
+        if said == "auto":
+            say("GeoCLIP's weights are not here: the location encoder begins at random (pip install geoclip)")
+        return None
+    path = gps.geoclip_weights() if said == "auto" else Path(said)
+    path = path / gps.GEOCLIP_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f'there is no {path}; give GeoCLIP\'s weights, or --gps "random"')
+    work.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(path, work / gps.GEOCLIP_FILE))
+
+
+def _data(config: GeoTokenAlign, settings: Align, work: Path, encoder: Path, store: Store) -> tuple[Path, int, str]:
+    """Where what is learnt from lies, how many pictures it holds, and what they are."""
+    if config.features:
+        folder = local_folder(store, config.features, "features")
+        return _indexed(str(folder), Store(), work)
+    if settings.still:
+        made = _embedded(config, work, _bare(encoder, work))
+        return _indexed(made, store, work)
+    pictures = _decoded(config, work / "pictures", store)
+    count = pack(pictures.tables(store, COLUMNS), work / "arrays", pixels.read(encoder / pixels.FILE))
+    return work / "arrays", count, pictures.record["fingerprint"]
+
+
+def _indexed(table: str, store: Store, work: Path) -> tuple[Path, int, str]:
+    found = latest(store, table)
+    if found is None:
+        raise UserError(f"{table} holds no finished table of vectors; run build_gallery.py with this --output until it says so")
+    parts = [(Path(table) / part["path"], list(part.get("removed", ()))) for part in found.parts]
+    what = fingerprint({"parts": [[path.name, removed] for path, removed in parts], "by": found.record["fingerprint"]})
+    return work / "index", index(parts, work / "index"), what
+
+
+def _bare(encoder: Path, work: Path) -> Path:
+    """The encoder without heads of an earlier alignment: its own vectors are what new heads read."""
+    if not (encoder / heads.FILE).is_file():
+        return encoder
+    copy = work / "bare"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(encoder, copy, ignore=shutil.ignore_patterns("head.*", "gps.*"))
+    return copy
+
+
+def _embedded(config: GeoTokenAlign, work: Path, encoder: Path) -> str:
+    embedding = BuildGallery(
+        archive=config.archive,
+        output=str(work / "features"),
+        encoder=str(encoder),
+        truth=config.truth,
+        include=config.include,
+        exclude=config.exclude,
+        decode=config.decode,
+        workers=config.workers,
+        address=config.address,
+        store=config.store,
+    )
+    embed_archive(embedding)
+    return embedding.output
 
 
 def _decoded(config: GeoTokenAlign, output: Path, store: Store) -> Snapshot:

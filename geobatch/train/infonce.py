@@ -57,6 +57,12 @@ class Contrast:
     soft_km: float = 0.0
     """Standard deviation, in km, of targets that fall with distance; 0: only the pair itself is a target."""
 
+    def cells(self, latitude: ArrayLike, longitude: ArrayLike) -> Tensor | None:
+        """Numbers of the cells that `same_cell` speaks of, int64 (B,), of places in degrees; None where it is off."""
+        if not self.same_cell:
+            return None
+        return torch.from_numpy(s2.cell_ids(latitude, longitude, self.same_cell).view(np.int64))
+
 
 class InfoNCE(nn.Module):
     """The loss as a module: it owns the learned scale.
@@ -72,12 +78,6 @@ class InfoNCE(nn.Module):
             raise UserError("same_km and same_cell leave near images out, soft_km makes them targets; set one side to 0")
         log_scale = torch.tensor(math.log(self.config.scale))
         self.log_scale = nn.Parameter(log_scale, requires_grad=self.config.learn_scale)
-
-    def cells(self, latitude: ArrayLike, longitude: ArrayLike) -> Tensor | None:
-        """What `same` takes, int64 (B,), for `same_cell`; None where it is off. Degrees."""
-        if not self.config.same_cell:
-            return None
-        return torch.from_numpy(s2.cell_ids(latitude, longitude, self.config.same_cell).view(np.int64))
 
     def forward(self, left: Tensor, right: Tensor, points: Tensor | None = None, same: Tensor | None = None) -> Tensor:
         """Symmetric loss of matching rows.

@@ -58,13 +58,13 @@ def test_what_is_called_the_same_is_no_negative() -> None:
     left, right, points = batch()
     lat, lon = point.lat_lon(points.double().numpy())
     losses = InfoNCE(Contrast(scale=8.0, same_cell=6))
-    cells = losses.cells(lat, lon)
+    cells = losses.config.cells(lat, lon)
     assert cells is not None
     out = {(i, j) for i in range(BATCH) for j in range(BATCH) if i != j and cells[i] == cells[j]}
     assert 0 < len(out) < BATCH * (BATCH - 1)
     own = [[float(i == j) for j in range(BATCH)] for i in range(BATCH)]
     assert losses(left, right, same=cells).item() == pytest.approx(plain(left, right, 8.0, own, out), abs=1e-5)
-    assert InfoNCE(Contrast()).cells(lat, lon) is None
+    assert Contrast().cells(lat, lon) is None
     near = InfoNCE(Contrast(scale=8.0, same_km=80.0, same_cell=6))
     km = distances(points)
     out |= {(i, j) for i in range(BATCH) for j in range(BATCH) if i != j and km[i, j] < 80}

@@ -1,54 +1,55 @@
-"""Geo-Alignment, phase 1 of GeoToken: an image encoder learns that near places look alike.
+"""Geo-Alignment, phase 1 of GeoToken: what is learnt, and the network that learns it.
 
-The paper trains heads on a frozen CLIP by InfoNCE between image and GPS, and image and text (arXiv
-2511.01082, section 3.1; the recipe is G3's). `Align.paper()` is the GPS part of it. A small encoder from
-random weights learns faster from images alone: in a batch of clusters, each picture is to find those near
-it ("places"), with targets that fall with distance. Both losses can be summed.
+The paper trains heads on a frozen CLIP by InfoNCE between image and GPS, and image and text (arXiv 2511.01082, section 3.1); it
+publishes no recipe, so `Align.paper()` is G3's (NeurIPS 2024): a location head against a GPS encoder that begins as GeoCLIP's,
+a text head against captions of city, state and country, learnable scales from exp(3.99), AdamW at 3e-5, times 0.87 an epoch,
+ten epochs of 256. An image then has three vectors: the trunk's own, and the two heads'. A small encoder from random weights
+learns faster from images alone: in a batch of clusters, each picture is to find those near it ("places"), with targets that
+fall with distance. The losses are summed.
 
-A batch is `clusters` runs of neighbours on S2's Hilbert curve, which are near each other without any
-search: sorting is all the preparation, for thousands of images or millions. Far clusters are the easy
-negatives, the rest of a cluster the hard ones.
+Where we deviate: pictures of the same S2 cell of level 13 (1.1 km) are no negatives of each other's coordinates, nor pictures
+of the same town of each other's captions, since they would be told apart by chance; heads read the trunk's vector at one length
+(`unit`), so that they are trained from a table of vectors; and GeoCLIP's 512 numbers become the head's 768 by an isometry in
+the last layers (`widened`) instead of a head of its own, so that what is saved is one location encoder.
 
-Each step's rows and changes are a function of (seed, step, rank), so a fit that is taken up again goes on
-as if it had never stopped. With batch normalisation two workers are not exactly one (each normalises its
-half); with any other network they are.
-
-Not covered: text (no captions yet); GradCache for batches beyond memory.
+The trunk is frozen, or trained, or adapted by LoRA, the text trunk frozen or adapted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geobatch.engine.gps import Gps, LocationEncoder
-from geobatch.engine.vision import HeadConfig, ImageNetwork, bf16_pays, network
+from geobatch.engine.heads import IMAGE, HeadConfig
+from geobatch.engine.text import TextNetwork
+from geobatch.engine.vision import ImageNetwork, Precision
 from geobatch.errors import UserError
-from geobatch.geo import point
-from geobatch.methods.geotoken.pack import PICTURES, PLACES, pack, write_small
-from geobatch.train import loop as training
 from geobatch.train.augment import Augment
 from geobatch.train.infonce import Contrast, InfoNCE
 
-__all__ = ["Align", "Alignment", "align", "pack", "write_small"]
+#: Names of the heads beside the trunk's own vector.
+LOCATION, TEXT = "location", "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Align:
     """How the encoder learns."""
 
+    views: tuple[str, ...] = (IMAGE,)
+    """The vectors of a picture: one, from a head; or "image", the encoder's own, with "location" and "text", or one of them."""
+
     head: HeadConfig = field(default_factory=lambda: HeadConfig(size=128, grid=3))
-    """The head that is trained onto the encoder."""
+    """The heads that are trained onto the encoder."""
 
     frozen: bool = False
-    """Whether the encoder below the head keeps its weights (paper)."""
+    """Whether the encoder below the heads keeps its weights (paper)."""
+
+    lora_rank: int = 0
+    """Rank of adapters in the frozen encoders of pictures and of text; 0: none."""
 
     against: Literal["places", "gps", "both"] = "places"
     """What pictures are compared with: pictures of near places, their own coordinates (paper), or both."""
@@ -59,14 +60,23 @@ class Align:
     gps_contrast: Contrast = field(default_factory=Contrast)
     """The loss between pictures and coordinates."""
 
+    text_contrast: Contrast = field(default_factory=Contrast)
+    """The loss between pictures and captions; pictures of one town are never negatives of each other."""
+
     gps: Gps = field(default_factory=lambda: Gps(size=128, width=256))
     """The location encoder; its vectors are as long as the head's."""
 
-    augment: Augment = field(default_factory=Augment)
-    """How training pictures are changed."""
+    caption: str = "A street view photo taken in {city}, {state}, {country}"
+    """The caption of a place."""
+
+    augment: Augment | None = field(default_factory=Augment)
+    """How training pictures are changed; None: not at all."""
 
     batch: int = 512
     """Pictures a step, over all workers together."""
+
+    micro_batch: int = 0
+    """Pictures that a worker puts through the networks at a time, so that memory is of these and not of the batch; 0: all."""
 
     clusters: int = 64
     """Runs of near pictures in a batch; 0: all pictures are drawn at random."""
@@ -74,11 +84,23 @@ class Align:
     window: int = 32
     """Length of the piece of the Hilbert curve that a run is drawn from, in pictures."""
 
-    steps: int = 350
-    """Steps in all."""
+    buffer: int = 32_768
+    """Rows of a table of vectors that are shuffled in memory at a time."""
+
+    steps: int | None = 350
+    """Steps in all; None: `epochs`."""
+
+    epochs: int = 10
+    """Passes over the pictures where `steps` is None."""
 
     learning_rate: float = 3e-3
-    """AdamW's learning rate at its highest; it falls to zero along a half cosine."""
+    """AdamW's learning rate at its highest."""
+
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Learning rate: down to zero along a half cosine, or times `gamma` after each epoch (paper)."""
+
+    gamma: float = 0.87
+    """Factor of the learning rate after each epoch, for schedule "step"."""
 
     weight_decay: float = 0.02
     """AdamW's weight decay."""
@@ -86,169 +108,170 @@ class Align:
     warm_up: int = 20
     """Steps over which the learning rate rises linearly."""
 
+    precision: Precision = "auto"
+    """Arithmetic of the networks; losses are float32 whatever it is."""
+
     seed: int = 0
     """Seed of the first weights, the batches and the changes."""
 
+    def __post_init__(self) -> None:
+        if len(self.views) > 1 and (self.views[0] != IMAGE or set(self.views[1:]) - {LOCATION, TEXT}):
+            raise UserError(f'views are "image" with "location", "text" or both, not {", ".join(self.views)}; correct them')
+        if not self.views or self.batch < 2 or self.micro_batch < 0 or self.lora_rank < 0:
+            raise UserError("an alignment has at least a view, two pictures a step and no negative size; correct the settings")
+        if self.lora_rank and not self.frozen:
+            raise UserError("adapters are for an encoder that keeps its weights; set frozen, or lora_rank to 0")
+
+    @property
+    def heads(self) -> HeadConfig | dict[str, HeadConfig | None]:
+        """As `geobatch.engine.vision.network` takes them."""
+        return self.head if len(self.views) == 1 else {name: None if name == IMAGE else self.head for name in self.views}
+
+    @property
+    def placed(self) -> str:
+        """The view that is compared with places and coordinates."""
+        return LOCATION if LOCATION in self.views else self.views[-1]
+
+    @property
+    def still(self) -> bool:
+        """Whether an image's features are the same in every step, so that they can be computed once."""
+        return self.frozen and not self.lora_rank and self.augment is None and self.head.unit and not self.head.grid
+
+    def length(self, images: int) -> int:
+        """Steps in all, over so many images."""
+        return self.steps if self.steps is not None else self.epochs * max(1, images // self.batch)
+
+    def rate(self, step: int, images: int) -> float:
+        """The learning rate of a step."""
+        rising = min(1.0, (step + 1) / max(self.warm_up, 1))
+        if self.schedule == "step":
+            return self.learning_rate * rising * self.gamma ** (step // max(1, images // self.batch))
+        return self.learning_rate * rising * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.length(images)))))
+
     @classmethod
-    def paper(cls) -> Align:
-        """Heads on a frozen encoder against coordinates, as in G3: 768 numbers, batch 256, AdamW 3e-5."""
+    def paper(cls, text: bool = True) -> Align:
+        """Heads on a frozen encoder against coordinates and, with `text`, captions."""
         return cls(
-            head=HeadConfig(size=768),
+            views=(IMAGE, LOCATION, TEXT) if text else (IMAGE, LOCATION),
+            head=HeadConfig(size=768, hidden=768, unit=True),
             frozen=True,
             against="gps",
+            gps_contrast=Contrast(same_cell=13),
             gps=Gps(size=768),
+            augment=None,
             batch=256,
             clusters=0,
+            steps=None,
             learning_rate=3e-5,
+            schedule="step",
             weight_decay=1e-6,
+            warm_up=0,
         )
 
 
-class _Losses(nn.Module):
-    """Network and losses in one module, whose forward is the loss: what DistributedDataParallel wraps."""
+class Batch(NamedTuple):
+    """Pictures of one worker, or a piece of them, and what they are compared with.
 
-    def __init__(self, config: Align, encoder: ImageNetwork) -> None:
+    Fields:
+        seen: (B, 3, H, W) as the trunk reads pictures, or (B, C), its own vectors.
+        degrees: (B, 2) float32 latitudes and longitudes.
+        points: (B, 3) unit vectors.
+        cells: (B,) numbers of S2 cells, or None.
+        towns: (B,) numbers of the nearest towns, or None.
+        captions: (ids, mask) of the towns' captions, or (features,) of a text trunk that keeps its weights, or ().
+    """
+
+    seen: Tensor
+    degrees: Tensor
+    points: Tensor
+    cells: Tensor | None = None
+    towns: Tensor | None = None
+    captions: tuple[Tensor, ...] = ()
+
+
+class Towers(nn.Module):
+    """Networks and losses in one module, whose forward is the loss: what DistributedDataParallel wraps."""
+
+    def __init__(
+        self, config: Align, encoder: ImageNetwork, gps: LocationEncoder | None = None, text: TextNetwork | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.encoder = config, encoder
+        self.config, self.encoder, self.gps, self.text = config, encoder, gps, text
         self.contrast = InfoNCE(config.contrast) if config.against != "gps" else None
-        self.gps = LocationEncoder(config.gps) if config.against != "places" else None
         self.gps_contrast = InfoNCE(config.gps_contrast) if config.against != "places" else None
+        self.text_contrast = InfoNCE(config.text_contrast) if text is not None else None
 
-    def forward(self, values: Tensor, places: Tensor, points: Tensor) -> Tensor:
-        """Pictures as the network reads them (B, 3, H, W), (B, 2) degrees, (B, 3) unit vectors -> loss."""
-        vectors = self.encoder(values)
-        with torch.autocast(values.device.type, enabled=False):
-            loss = vectors.new_zeros(())
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a worker's batch."""
+        return self.loss(self.embed(batch), batch)
+
+    def embed(self, batch: Batch) -> list[Tensor]:
+        """Unit vectors (B, D) float32: the view for places, then its coordinates', the view for text and its captions', as
+        far as they are trained.
+        """
+        if batch.seen.ndim == 2:
+            views = self.encoder.each(batch.seen)
+        elif len(self.config.views) == 1:
+            views = {self.config.placed: self.encoder(batch.seen)}
+        else:
+            views = self.encoder.each(self.encoder.features(batch.seen))
+        found = [views[self.config.placed]]
+        if self.gps is not None:
+            with torch.autocast(batch.seen.device.type, enabled=False):
+                found.append(self.gps(batch.degrees[:, 0], batch.degrees[:, 1]))
+        if self.text is not None:
+            said = batch.captions[0] if len(batch.captions) == 1 else self.text.features(*batch.captions)
+            found += [views[TEXT], self.text(said)]
+        return found
+
+    def loss(self, vectors: list[Tensor], batch: Batch) -> Tensor:
+        """The sum of the losses of what `embed` gave for all of a worker's pictures; of `batch` only the places are read."""
+        view, *rest = vectors
+        with torch.autocast(view.device.type, enabled=False):
+            loss = view.new_zeros(())
             if self.contrast is not None:
-                loss = loss + self.contrast.between(vectors, points)
-            if self.gps is not None and self.gps_contrast is not None:
-                loss = loss + self.gps_contrast(vectors, self.gps(places[:, 0], places[:, 1]), points)
+                loss = loss + self.contrast.between(view, batch.points)
+            if self.gps_contrast is not None:
+                loss = loss + self.gps_contrast(view, rest.pop(0), batch.points, batch.cells)
+            if self.text_contrast is not None:
+                loss = loss + self.text_contrast(rest[0], rest[1], batch.points, batch.towns)
             return loss
 
 
-class Alignment:
-    """One worker's alignment; a `geobatch.train.loop.Trainee`."""
-
-    def __init__(self, config: Align, encoder: str, data: Path, worker: training.Worker | None = None) -> None:
-        worker = worker or training.Worker()
-        self.config, self.worker = config, worker
-        self.device = torch.device(worker.device)
-        self.bf16 = bf16_pays(self.device)
-        self._pictures = np.load(data / PICTURES, mmap_mode="r")
-        self._places = np.load(data / PLACES)
-        if config.batch % worker.world:
-            raise UserError(f"a batch of {config.batch} cannot be shared by {worker.world} workers; use a multiple")
-        if len(self._places) < config.batch:
-            raise UserError(f"{len(self._places)} training pictures are less than one batch; lower it from {config.batch}")
-        self.encoder = network(encoder, config.head, config.seed)
-        losses = _Losses(config, self.encoder).to(self.device)
-        if config.frozen:
-            self.encoder.trunk.requires_grad_(False)
-        self.step = 0
-        self._drop_idle(losses)
-        self._losses = worker.wrap(losses)
-        self._parameters = [parameter for parameter in losses.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-        )
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.config.steps
-
-    def rows(self, step: int) -> NDArray[np.int64]:
-        """The rows of a step's whole batch, the same on every worker; no row twice."""
-        config, count = self.config, len(self._places)
-        rng = np.random.default_rng([config.seed, step])
-        if not config.clusters:
-            return rng.choice(count, config.batch, replace=False)
-        anchors = rng.choice(count, config.clusters, replace=False)
-        size = -(-config.batch // config.clusters)
-        nearby = rng.random((config.clusters, config.window)).argsort(axis=1)[:, :size]
-        drawn = np.unique((anchors[:, None] + nearby - config.window // 2) % count)
-        missing = config.batch - len(drawn)
-        if missing > 0:  # two runs overlapped, or the window is short
-            others = np.setdiff1d(rng.choice(count, min(count, 2 * config.batch), replace=False), drawn)
-            drawn = np.concatenate([drawn, rng.permutation(others)[:missing]])
-        return rng.permutation(drawn)[: config.batch]
-
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        rows = self.rows(step)[self.worker.rank :: self.worker.world]
-        seed = np.random.SeedSequence([self.config.seed, step, self.worker.rank]).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(seed))
-        levels = torch.from_numpy(self._pictures[rows]).to(self.device).permute(0, 3, 1, 2).float()
-        values = self.encoder.reads.normalise(self.config.augment(levels, generator))
-        places = self._places[rows]
-        points = point.unit_vectors(places[:, 0], places[:, 1])
-        degrees, vectors = (torch.from_numpy(each).float().to(self.device) for each in (places, points))
-        return values, degrees, vectors
-
-    def _drop_idle(self, losses: nn.Module) -> None:
-        """Parameters no gradient reaches (CLIP's text half) would make DistributedDataParallel wait for ever."""
-        state = {name: value.clone() for name, value in losses.state_dict().items()}
-        losses(*(each[:8] for each in self._batch(0))).backward()
-        for parameter in losses.parameters():
-            if parameter.grad is None:
-                parameter.requires_grad_(False)
-            parameter.grad = None
-        losses.load_state_dict(state)
-
-    def advance(self) -> float:
-        """One step; returns the loss."""
-        config = self.config
-        rising = min(1.0, (self.step + 1) / max(config.warm_up, 1))
-        falling = 0.5 * (1 + float(np.cos(np.pi * self.step / config.steps)))
-        for group in self._optimiser.param_groups:
-            group["lr"] = config.learning_rate * rising * falling
-        self._losses.train()
-        if config.frozen:
-            self.encoder.trunk.eval()
-        batch = self._batch(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss: Tensor = self._losses(*batch)
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._optimiser.step()
-        self.step += 1
-        return float(loss.detach())
-
-    def _module(self) -> nn.Module:
-        module: nn.Module = getattr(self._losses, "module", self._losses)
-        return module
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs."""
-        return {"step": self.step, "model": self._module().state_dict(), "optimiser": self._optimiser.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state` of the same config, encoder and data."""
-        self._module().load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.step = int(state["step"])
-
-    def save(self, folder: Path) -> None:
-        """The encoder as a folder that `geobatch.engine.vision` reads."""
-        self.encoder.save(folder)
-
-
-def align(
-    config: Align,
-    encoder: str,
-    data: Path,
-    output: Path,
-    *,
-    name: str,
-    loop: training.Loop | None = None,
-    watch: Callable[[int, int, float], None] | None = None,
-) -> dict[str, float]:
-    """Trains an encoder on packed pictures and writes its folder; the figures are those of
-    `geobatch.train.loop.fit`.
+def location_encoder(config: Gps, weights: Any = None) -> LocationEncoder:
+    """A location encoder to begin with.
 
     Args:
-        encoder: transformers folder or name to begin with; a folder with a `config.json` and no weights begins at random.
-        data: folder that `pack` wrote, readable by every worker.
-        output: folder of the trained encoder.
-        name: what decides the result, as a name; the same name takes the same training up again.
+        config: sizes, and the seed where weights are random.
+        weights: path of GeoCLIP's location encoder, or None.
     """
-    return training.fit(lambda worker: Alignment(config, encoder, data, worker), output, name=name, loop=loop, watch=watch)
+    if weights is None:
+        return LocationEncoder(config)
+    return widened(LocationEncoder.geoclip(weights), config.size, config.seed)
+
+
+@torch.no_grad()
+def widened(encoder: LocationEncoder, size: int, seed: int = 0) -> LocationEncoder:
+    """The same encoder with longer vectors: every cosine between two places stays as it was.
+
+    The vectors are turned into `size` dimensions by a matrix with orthonormal columns, folded into the scales' last layers,
+    all of whose weights can then be trained.
+
+    Raises:
+        UserError: its vectors are longer than that.
+    """
+    had = encoder.config.size
+    if had == size:
+        return encoder
+    if had > size:
+        raise UserError(f"the location encoder's vectors have {had} numbers; give heads of at least that size")
+    found = LocationEncoder(replace(encoder.config, size=size))
+    noise = torch.randn(size, had, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    turn = torch.linalg.qr(noise).Q.float()
+    state = encoder.state_dict()
+    last = f"network.{2 * encoder.config.layers}"
+    for name, value in state.items():
+        if last in name:
+            state[name] = turn @ value
+    found.load_state_dict(state)
+    return found

@@ -1,12 +1,17 @@
 """Decoded pictures as one array that training workers map into memory, and the small encoder that reads them.
 
 Training reads pictures in random order many times, which Parquet is not made for: 60,000 pictures of 48 pixels are one file of
-415 MB whose pages the workers of a machine share. They lie along S2's Hilbert curve, so that a run of rows is a neighbourhood.
+415 MB whose pages the workers of a machine share. They are written as they come and put in order on disk, so that memory holds
+no more than a table of them. They lie along S2's Hilbert curve, so that a run of rows is a neighbourhood.
+
+A batch of `Pictures` is `clusters` such runs, which are near each other without any search: sorting is all the preparation, for
+thousands of images or millions. Far clusters are the easy negatives, the rest of a cluster the hard ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,9 @@ from geobatch.errors import UserError
 from geobatch.geo import s2
 
 PICTURES, PLACES = "pictures.npy", "places.npy"
+
+#: Pictures that are put in order at a time.
+_COPIED = 1024
 
 
 def pack(tables: Iterable[pa.Table], folder: Path, reads: Pixels) -> int:
@@ -36,8 +44,31 @@ def pack(tables: Iterable[pa.Table], folder: Path, reads: Pixels) -> int:
     Raises:
         UserError: no picture has a place, or pictures are of several sizes and the encoder names none.
     """
-    blocks: list[NDArray[np.uint8]] = []
+    folder.mkdir(parents=True, exist_ok=True)
     places: list[tuple[float, float]] = []
+    shape: tuple[int, ...] = ()
+    with tempfile.TemporaryFile(dir=folder) as arrived:
+        for picture, place in _labelled(tables, reads):
+            if places and picture.shape != shape:
+                raise UserError("pictures are of several sizes; name a size in the encoder's preprocessor_config.json")
+            shape = picture.shape
+            places.append(place)
+            arrived.write(picture.tobytes())
+        if not places:
+            raise UserError("no training picture has a place; check the archive and its truth")
+        arrived.flush()
+        where = np.array(places)
+        order = np.argsort(s2.cell_ids(where[:, 0], where[:, 1]), kind="stable")
+        np.save(folder / PLACES, where[order])
+        source = np.memmap(arrived, np.uint8, "r", shape=(len(order), *shape))
+        array = np.lib.format.open_memmap(folder / PICTURES, "w+", np.uint8, source.shape)
+        for at in range(0, len(order), _COPIED):
+            array[at : at + _COPIED] = source[order[at : at + _COPIED]]
+        array.flush()
+    return len(order)
+
+
+def _labelled(tables: Iterable[pa.Table], reads: Pixels) -> Iterator[tuple[NDArray[np.uint8], tuple[float, float]]]:
     for table in tables:
         columns = [table[name].to_pylist() for name in ("picture_height", "picture_width", "latitude", "longitude")]
         pictures = table["picture"]
@@ -46,21 +77,43 @@ def pack(tables: Iterable[pa.Table], folder: Path, reads: Pixels) -> int:
             if content is None or latitude is None or longitude is None:
                 continue
             picture = np.frombuffer(content, np.uint8).reshape(height, width, 3)
-            blocks.append(_sized(picture, reads))
-            places.append((latitude, longitude))
-    if not blocks:
-        raise UserError("no training picture has a place; check the archive and its truth")
-    if len({block.shape for block in blocks}) > 1:
-        raise UserError("pictures are of several sizes; name a size in the encoder's preprocessor_config.json")
-    where = np.array(places)
-    order = np.argsort(s2.cell_ids(where[:, 0], where[:, 1]), kind="stable")
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / PLACES, where[order])
-    array = np.lib.format.open_memmap(folder / PICTURES, "w+", np.uint8, (len(order), *blocks[0].shape))
-    for row, source in enumerate(order):
-        array[row] = blocks[source]
-    array.flush()
-    return len(order)
+            yield _sized(picture, reads), (latitude, longitude)
+
+
+class Pictures:
+    """What `pack` wrote, step by step: which rows a step takes is a function of (seed, step).
+
+    Args:
+        folder: where `pack` wrote.
+        batch: pictures a step.
+        clusters: runs of near pictures in a batch; 0: all are drawn at random.
+        window: length of the piece of the curve that a run is drawn from, in pictures.
+        seed: of the batches.
+    """
+
+    def __init__(self, folder: Path, batch: int, clusters: int, window: int, seed: int) -> None:
+        self.pictures = np.load(folder / PICTURES, mmap_mode="r")
+        self.places: NDArray[np.float64] = np.load(folder / PLACES)
+        self._batch, self._clusters, self._window, self._seed = batch, clusters, window, seed
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The rows of a step's whole batch, the same on every worker; no row twice."""
+        count = len(self)
+        rng = np.random.default_rng([self._seed, step])
+        if not self._clusters:
+            return rng.choice(count, self._batch, replace=False)
+        anchors = rng.choice(count, self._clusters, replace=False)
+        size = -(-self._batch // self._clusters)
+        nearby = rng.random((self._clusters, self._window)).argsort(axis=1)[:, :size]
+        drawn = np.unique((anchors[:, None] + nearby - self._window // 2) % count)
+        missing = self._batch - len(drawn)
+        if missing > 0:  # two runs overlapped, or the window is short
+            others = np.setdiff1d(rng.choice(count, min(count, 2 * self._batch), replace=False), drawn)
+            drawn = np.concatenate([drawn, rng.permutation(others)[:missing]])
+        return rng.permutation(drawn)[: self._batch]
 
 
 def _sized(picture: NDArray[np.uint8], reads: Pixels) -> NDArray[np.uint8]:
