@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from geobatch.archive.plan import plan
@@ -31,14 +32,17 @@ class Counting(Store):
         return super().get_many(names)
 
 
-def night(output: Path, names: list[str], fingerprint: str = "f", **rows: Any) -> Run:
-    """One finished run over some new images, each a shard."""
+def night(output: Path, names: list[str], fingerprint: str = "f", where: dict[str, float] | None = None, **rows: Any) -> Run:
+    """One finished run over some new images, each a shard; all at one place if there is a `where`."""
     run, _ = open_run(Store(), str(output), method="geolocsft", fingerprint=fingerprint, archive={}, relocate=False)
     run = begin(run)
     plan = run.freeze([manifest([("object", [name]) for name in names])], {"listed": 9, "skipped": 0, "known": 0})
     write = Write(run.output, Stamp(run=run.id, method="geolocsft", model="f"), StoreConfig())
     for shard, name in enumerate(names):
-        write(piece(shard, located([name], **rows)))
+        there = located([name], **rows)
+        for axis, value in (where or {}).items():
+            there = there.set_column(there.column_names.index(axis), axis, pa.array([value]))
+        write(piece(shard, there))
     run.finish(plan)
     return run
 
@@ -87,3 +91,13 @@ def test_a_call_that_finds_nothing_new_looks_after_a_run_whose_driver_died_befor
     assert account["new"] is False and account["health"]["rows"] == 1
     assert (tmp_path / "out/runs/000001/health.json").exists()
     assert "health" not in geolocate(config)
+
+
+def test_a_run_that_looks_ill_says_so_and_keeps_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = night(tmp_path, [f"i{number}" for number in range(120)], where={"latitude": 48.8584, "longitude": 2.2945})
+    diagnose(Store(), str(tmp_path), run.id)
+    said = capsys.readouterr().out
+    assert "warning: mode collapse: 120 different images" in said
+    assert "drew 100.0 % of 120 different images" in said
+    record = json.loads((tmp_path / f"runs/{run.id}/health.json").read_text())
+    assert record["effective_places"] == 1 and len(record["ills"]) == 2
