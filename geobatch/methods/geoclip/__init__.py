@@ -10,9 +10,8 @@ imported nor needed. On the same backbone features and probabilities are theirs 
 
 Where we deviate: the features of the places are made once a machine and kept (`places`), where the original encodes all of
 them again for every picture; the place may be chosen by expected loss over the likeliest places instead; and each place comes
-with the probability within the published radii and the radius that holds 90 %, read off the softmax (`density`). That
-density is what the softmax says: never calibrated, and the places are 100,000 of MP-16's, so that the spacing of the grid, 25
-to 100 km where people photograph little, is its resolution.
+with the probability within the published radii and with the radius and the S2 cell that hold 90 %, read off the softmax
+(`density`). That is what the softmax says, never calibrated.
 
 `Match` takes any location encoder and any places, so that an encoder aligned here answers in the same way.
 """

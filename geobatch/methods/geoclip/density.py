@@ -1,9 +1,15 @@
-"""How sure a distribution over fixed places is of one of them: mass within radii, and the radius that holds 90 %.
+"""How sure a distribution over fixed places is: mass within radii, the radius and the S2 cell that hold 90 %.
 
 `centre.mass_within` does the same for pools of tens, each image with places of its own; with 100,000 places that all images
 share, its copies alone would take 5 ms an image. Here a picture costs one product with the places' unit vectors, one
 comparison to keep what lies within the largest radius, and the small ones look at that. For the radius, places fall into
 rings of equal area about the centre and only the ring in which the mass reaches 0.9 is sorted, so the answer is exact.
+For the area, places lie along S2's curve, where each cell is an interval: a running sum tells the mass of every cell, and
+one that holds more than half holds the place in the middle of the sum, so there are only that place's parents to ask.
+0.8 ms a picture for masses and radius, 0.9 ms for the area, on one core of an AMD EPYC with GeoCLIP's places.
+
+A mass is that of places, not of the ground between them: half of GeoCLIP's lie within 0.4 km of another, one in twenty is more
+than 17 km from any. An area is therefore never finer than level 13, 1.1 km, the smallest published radius.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from geobatch.geo import cell, s2
 from geobatch.geo.distance import EARTH_RADIUS_KM
 from geobatch.schema import RADII_KM
 
@@ -23,6 +30,9 @@ _RINGS = 4096
 
 #: Sums of the same masses in another order differ by less.
 _TIE = 1e-9
+
+#: No area is finer: cells of 1.1 km.
+AREA_LEVEL = 13
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,44 @@ def around(points: Floats, mass: npt.NDArray[np.floating], centres: npt.NDArray[
         near = np.flatnonzero(cosines >= limits.min())
         near_cosines, near_weights = cosines[near], weights[near].astype(np.float64)
         within[row] = [near_weights[near_cosines >= limit].sum() for limit in limits]
-        if within[row].max() >= share:
-            radius[row] = _reached(near_cosines, near_weights, share)
-        else:
-            radius[row] = _radius(cosines, weights, share)
+        radius[row] = _radius(cosines, weights, share)
     return Around(np.minimum(within, 1.0), radius * EARTH_RADIUS_KM)
+
+
+class Curve:
+    """G places in the order of S2's curve.
+
+    Args:
+        latitude, longitude: (G,) degrees.
+    """
+
+    def __init__(self, latitude: Floats, longitude: Floats) -> None:
+        leaves = s2.cell_ids(latitude, longitude, s2.MAX_LEVEL)
+        self.order = np.argsort(leaves, kind="stable")
+        self.leaves = leaves[self.order]
+
+    def area(self, mass: npt.NDArray[np.floating], share: float = 0.9) -> tuple[list[str | None], list[float | None]]:
+        """The finest S2 cell that holds a share, above one half, of each row of (N, G) masses, and what it holds.
+
+        Returns:
+            tokens and shares, None where not even a face of the cube holds so much.
+        """
+        tokens: list[str | None] = []
+        held: list[float | None] = []
+        for row in mass:
+            summed = np.concatenate([[0.0], np.cumsum(row[self.order], dtype=np.float64)])
+            summed /= summed[-1]
+            middle = min(int(np.searchsorted(summed, 0.5)), len(self.leaves)) - 1
+            leaf = self.leaves[max(middle, 0)]
+            parents = np.array([cell.parents(leaf, level) for level in range(AREA_LEVEL + 1)], np.uint64)
+            lowest = parents & (~parents + np.uint64(1))
+            first = np.searchsorted(self.leaves, parents - (lowest - np.uint64(1)), "left")
+            last = np.searchsorted(self.leaves, parents + (lowest - np.uint64(1)), "right")
+            shares = summed[last] - summed[first]
+            enough = np.flatnonzero(shares >= share - _TIE)
+            tokens.append(s2.cell_tokens(parents[enough[-1:]])[0] if len(enough) else None)
+            held.append(min(float(shares[enough[-1]]), 1.0) if len(enough) else None)
+        return tokens, held
 
 
 def _radius(cosines: Floats, weights: npt.NDArray[np.floating], share: float) -> float:

@@ -1,14 +1,16 @@
 """Vectors meet 100,000 places; the softmax of their cosines is a distribution over the Earth.
 
 One product of matrices for a block of pictures, a softmax over all places, and from it everything the table says: the
-likeliest places as candidates, the chosen one, the probability within the published radii and the radius that holds 90 %.
+likeliest places as candidates, the chosen one, the probability within the published radii, the radius and the S2 cell that hold
+90 % (`density`).
 The paper's choice is the likeliest place. A place of the city where everybody photographs competes with a hundred
 others beside it and a lonely one has its mass for itself, so expected loss over the likeliest `pool` may choose otherwise.
 
 `score` is the probability of the chosen place alone, and a candidate's `score` its own; `similarity` is the cosine of picture
 and place.
 
-On a CPU all actors of a machine share one copy of the features, mapped from disk.
+On a CPU all actors of a machine share one copy of the features, mapped from disk. A picture takes 3.9 ms of one core of an AMD
+EPYC, half of it the product, where CLIP ViT-L/14 before it takes a second.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 from geobatch.errors import Rejection, UserError
 from geobatch.geo import centre
 from geobatch.methods.geoclip.config import Matching
-from geobatch.methods.geoclip.density import around
+from geobatch.methods.geoclip.density import Curve, around
 from geobatch.methods.geoclip.places import Places, place
 from geobatch.schema import CANDIDATES, CONFIDENCE, LOCATED
 from geobatch.stage import Stage
@@ -53,7 +55,7 @@ class Match(Stage):
     """
 
     drops = ("vector",)
-    adds = (*LOCATED, *(field for field in CONFIDENCE if field.name in ("radius_90_km", "chosen_by")))
+    adds = (*LOCATED, *(field for field in CONFIDENCE if field.name != "fallback"))
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Match(Stage):
         device: str = "cpu",
     ) -> None:
         self.places: Places = place(Path(encoder), Path(places), Path(cache) if cache else None)
+        self.curve = Curve(self.places.latitude, self.places.longitude)
         self.features = torch.from_numpy(self.places.features).to(device)
         self.scale, self.matching, self.view = scale, matching or Matching(), view
 
@@ -111,6 +114,7 @@ class Match(Stage):
         mass: Vectors = softmax.cpu().numpy()
         best = self._chosen(mass, pool)
         about = around(self.places.points, mass, best)
+        tokens, held = self.curve.area(mass)
         numbers = [self.places.latitude[best], self.places.longitude[best], mass[rows, best], *about.within.T]
         columns = [pa.array(values, field.type) for field, values in zip(LOCATED, numbers, strict=False)]
         kept = pool[:, :wanted]
@@ -120,6 +124,8 @@ class Match(Stage):
             self._candidates(kept, np.take_along_axis(mass, kept, 1), similarity),
             pa.nulls(len(rows), LOCATED[-1].type),
             pa.array(about.radius_90_km, pa.float32()),
+            pa.array(tokens, pa.string()),
+            pa.array(held, pa.float32()),
             pa.array([self.matching.choose] * len(rows)),
         ]
 

@@ -11,9 +11,12 @@ import torch
 
 from geobatch.engine.gps import Gps, LocationEncoder
 from geobatch.errors import UserError
+from geobatch.geo import s2
+from geobatch.geo.cell import finest
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geoclip import match as matching_module
 from geobatch.methods.geoclip.config import Matching
+from geobatch.methods.geoclip.density import AREA_LEVEL
 from geobatch.methods.geoclip.match import Match, likeliest
 from geobatch.methods.geoclip.weights import find
 from geobatch.schema import FATE, LOCATED, RADII_KM, empty_columns, probability_column
@@ -76,6 +79,10 @@ def test_a_row_is_what_one_softmax_says(stage: Match) -> None:
         assert [each["similarity"] for each in row["candidates"]] == pytest.approx(cosines[order[:10]], abs=1e-5)
         assert {(each["count"], each["origin"]) for each in row["candidates"]} == {(None, "place")}
         assert row["neighbours"] is None and row["chosen_by"] == "similarity"
+        leaves = s2.cell_ids(places.latitude, places.longitude, s2.MAX_LEVEL)
+        cells, held = finest(leaves[None], mass[None], 0.9, AREA_LEVEL)
+        assert row["area"] == (s2.cell_tokens(cells)[0] if cells[0] else None)
+        assert row["area"] is None or row["area_probability"] == pytest.approx(held[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("choose", ["expected_distance", "expected_share"])

@@ -2,13 +2,10 @@
 
 The backbone is a small CLIP with random weights that both sides load from one folder; head, location encoder and scale are
 the published ones. Of the 100,000 places one in a hundred is asked, since the package encodes all of them for every picture.
-The package's loading of CLIP by name is turned to the folder, and what transformers 5 gives where 4 gave a tensor is unpacked
-for it (its version 1.2.0 does not know of it); all that is compared is its own.
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import transformers
 from PIL import Image
 
 from geobatch.engine.gps import LocationEncoder
@@ -24,39 +20,10 @@ from geobatch.methods.geoclip.embed import ImageEncoder
 from geobatch.methods.geoclip.match import Match
 from geobatch.methods.geoclip.weights import Weights, find, logit_scale
 from geobatch.schema import FATE, empty_columns
-from tests.methods.geoclip import miniature
+from tests.methods.geoclip import miniature, package
 
 SIDE = 224
 EVERY = 100
-
-
-class Tensors(torch.nn.Module):
-    """A CLIP whose image features are a tensor, as they were for transformers 4."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.clip = transformers.CLIPModel.from_pretrained(folder).eval()
-
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        out = self.clip.get_image_features(pixel_values=pixel_values)
-        return out if isinstance(out, torch.Tensor) else out.pooler_output
-
-
-class Package:
-    """What the package gives: its model, and the places that it is asked about."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        with warnings.catch_warnings():  # of torch.jit.script
-            warnings.simplefilter("ignore")
-            from geoclip.model import GeoCLIP, image_encoder
-        for name, made in {
-            "CLIPModel": Tensors,
-            "AutoProcessor": transformers.CLIPImageProcessor.from_pretrained,
-        }.items():
-            loader = type(name, (), {"from_pretrained": staticmethod(lambda _name, made=made: made(folder))})
-            patch.setattr(image_encoder, name, loader)
-        self.model = GeoCLIP().eval()
-        self.model.gps_gallery = self.model.gps_gallery[::EVERY].contiguous()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +35,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def theirs(backbone: Path) -> Any:
     pytest.importorskip("geoclip", reason="the package geoclip is not installed: nothing to compare with")
     with pytest.MonkeyPatch.context() as patch:
-        return Package(backbone, patch).model
+        model = package.geoclip(backbone, patch)
+    model.gps_gallery = model.gps_gallery[::EVERY].contiguous()
+    return model
 
 
 @pytest.fixture(scope="module")
