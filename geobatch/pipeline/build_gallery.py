@@ -1,19 +1,30 @@
-"""Labelled pictures become vectors that know their place, and a FAISS index over them.
+"""Labelled pictures become vectors that know their place, and a gallery over them.
 
-The vectors go through the same flow as places do: sharded, resumable, each image once. The index is built last, from the
-table's parts, on the driver.
+The vectors go through the same flow as places do: sharded, resumable, each image once. The gallery is made last, from the
+table's parts, on the driver. Its record names the parts it was made from, so the same command on an archive that has grown
+reads the new parts only and appends them; where a part is gone or lost rows (images were replaced), or a setting of the
+gallery changed, it is built again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import csv
 
 from geobatch.actors import Hands, cores
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
-from geobatch.engine.gallery import COLUMNS, build
+from geobatch.engine.gallery import COLUMNS, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
+from geobatch.engine.vision import Vision
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken.embed import Embed
@@ -21,7 +32,7 @@ from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
 from geobatch.pipeline.geolocate import decoding
 from geobatch.progress import say
-from geobatch.sink import latest
+from geobatch.sink import Snapshot, latest
 from geobatch.store import Store, StoreConfig
 
 
@@ -45,6 +56,13 @@ class BuildGallery:
     """How pictures are decoded; use the same for the main job."""
     batch: int = 256
     """Pictures the encoder takes at a time."""
+    groups: str | None = None
+    """CSV or Parquet with the columns image_id and group (a photographer, a burst): rows of one group can be kept from each
+    other in training and evaluation."""
+    indexing: Indexing = field(default_factory=Indexing)
+    """How the gallery is stored and searched."""
+    rebuild: bool = False
+    """Build the gallery again from its vectors although new images could be appended; pays once it has doubled."""
     relocate: bool = False
     """Start anew although another encoder or setting made the output."""
     workers: int = 0
@@ -98,6 +116,55 @@ def build_gallery(config: BuildGallery) -> Path:
     store = Store(config.store)
     table = latest(store, config.output)
     assert table is not None  # the flow has just published it
-    gallery = build(folder, table.tables(store, COLUMNS))
+    gallery = indexed(folder, table, store, config)
     say(f"gallery {folder}: {len(gallery):,} images, {account.get('rejected', 0):,} of this run rejected")
+    say(f"  {gallery.record['measured']['says']}")
     return folder
+
+
+def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -> Gallery:
+    """The gallery of the table's rows: as it is, appended to, or built.
+
+    Raises:
+        UserError: as `geobatch.engine.gallery.build`.
+    """
+    parts = {part["path"]: len(part.get("removed", ())) for part in table.parts}
+    source = {"parts": parts, "groups": config.groups}
+    groups = _groups(store, config.groups) if config.groups else None
+    known = read_record(folder) if (folder / RECORD).is_file() else {}
+    before = known.get("source", {}).get("parts", {})
+    same = known.get("indexing") == json.loads(json.dumps(asdict(config.indexing)))
+    same = same and known["source"].get("groups") == config.groups and not config.rebuild
+    if before and same and before.items() <= parts.items():
+        new = [part for part in table.parts if part["path"] not in before]
+        if not new:
+            return load(folder)
+        some = replace(table, record={**table.record, "parts": new})
+        return append(folder, _rows(some, store, groups), source)
+    vision = Vision(str(local_folder(store, config.encoder, "encoder")), device="cpu")
+    views = dict(zip(vision.views, vision.view_sizes, strict=True))
+    return build(folder, _rows(table, store, groups), views=views, indexing=config.indexing, source=source)
+
+
+def _rows(table: Snapshot, store: Store, groups: pa.Table | None) -> Iterator[pa.Table]:
+    """The table's rows, with their groups."""
+    for rows in table.tables(store, COLUMNS):
+        if groups is None:
+            yield rows
+            continue
+        at = pc.index_in(rows["image_id"].cast(pa.string()).combine_chunks(), value_set=groups["image_id"].combine_chunks())
+        yield rows.append_column(GROUP, groups[GROUP].combine_chunks().take(at))
+
+
+def _groups(store: Store, uri: str) -> pa.Table:
+    """The columns image_id and group of a CSV or Parquet file, both text."""
+    data = store.get(uri)
+    try:
+        found = pq.read_table(io.BytesIO(data)) if data[:4] == b"PAR1" else csv.read_csv(io.BytesIO(data))
+        return (
+            found.select(["image_id", GROUP])
+            .cast(pa.schema([("image_id", pa.string()), (GROUP, pa.string())]))
+            .combine_chunks()
+        )
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise UserError(f"{uri} has no readable columns image_id and {GROUP} ({error}); correct it") from error

@@ -16,7 +16,7 @@ from geobatch.engine.gallery.build import append, build
 from geobatch.engine.gallery.collect import collect
 from geobatch.engine.gallery.gallery import Floats, Gallery, load
 from geobatch.engine.gallery.index import Indexing
-from geobatch.engine.gallery.record import COLUMNS, GROUP, INDEX, PLACES, RECORD
+from geobatch.engine.gallery.record import COLUMNS, GROUP, INDEX, PLACES, RECORD, read_record
 from geobatch.engine.gallery.stored import Rows, Vectors
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "build",
     "collect",
     "load",
+    "read_record",
 ]

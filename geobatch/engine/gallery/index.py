@@ -1,7 +1,7 @@
 """Indexes that look at a part of the gallery, and how much of it.
 
-An index only nominates: `refine`·k rows, which are then ranked by exact inner product with the stored vectors. So
-similarities are exact whatever the kind, and an index may hold coarse copies of the vectors.
+An index only nominates: `refine`·k rows (k at least 15), which are then ranked by exact inner product with the stored
+vectors. So similarities are exact whatever the kind, and an index may hold coarse copies of the vectors.
 
     ivf     cells around k-means centres, 8 bits a component; looks into `probes` cells
     hnsw    a graph of neighbours, 8 bits a component; keeps `probes` open ends. Its build takes longest, and it is never cut
@@ -25,6 +25,9 @@ import numpy as np
 from geobatch.engine.gallery.stored import BLOCK, Rows, Stored, Vectors
 
 Kind = Literal["auto", "flat", "ivf", "hnsw", "pq"]
+
+#: Neighbours that recall is measured for, the paper's M; asked for fewer, an index nominates as for so many.
+NEIGHBOURS = 15
 
 _PER_CELL = 40  # training rows a centre; FAISS warns below 39
 _EDGES = 24  # of a node in the graph
@@ -64,9 +67,9 @@ class Index:
         self._apply()
 
     def candidates(self, queries: Vectors, k: int) -> Rows:
-        """(N, refine·k) rows that may be the nearest; -1 where the cells looked into hold fewer."""
+        """(N, refine·k) rows that may be the nearest, for k of at least `NEIGHBOURS`; -1 where the cells hold fewer."""
         self._apply()
-        rows: Rows = self.faiss.search(queries, min(self.refine * k, self.faiss.ntotal))[1]
+        rows: Rows = self.faiss.search(queries, min(self.refine * max(k, NEIGHBOURS), self.faiss.ntotal))[1]
         return rows
 
     def search(self, queries: Vectors, k: int, stored: Stored) -> tuple[Vectors, Rows]:
@@ -94,7 +97,8 @@ class Index:
 
 def cells(rows: int) -> int:
     """Centres for so many rows: the power of two nearest to twice the square root, at most what the rows can train."""
-    return int(2 ** round(np.log2(max(2 * np.sqrt(rows), 4))))
+    most = max(int(np.log2(max(rows / _PER_CELL, 2))), 1)
+    return int(2 ** min(round(np.log2(2 * np.sqrt(max(rows, 1)))), most))
 
 
 def untrained(kind: str, rows: int, width: int) -> Any:

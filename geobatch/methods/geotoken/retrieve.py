@@ -1,17 +1,21 @@
-"""Vectors find their neighbours in the gallery."""
+"""Vectors find their neighbours in the gallery: one that this process maps, or one that several hold a part of each."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from geobatch.engine.gallery import load
+from geobatch.actors import cores
+from geobatch.engine.gallery import load, read_record
+from geobatch.engine.gallery.sharded import Part, check_cut, open_sharded, parts
 from geobatch.engine.surface import Surface
 from geobatch.methods.geotoken.neighbours import find
 from geobatch.methods.geotoken.tables import vectors
 from geobatch.schema import NEIGHBOURS
+from geobatch.service import Service
 from geobatch.stage import Stage
 
 
@@ -22,12 +26,23 @@ class Retrieve(Stage):
         gallery: a gallery's folder.
         neighbours: how many (M; 15 in the paper), fewer where the gallery has fewer.
         between: whether the first is the place between images.
+        shards: actors that hold a part of the gallery each; 0: this stage opens all of it.
     """
 
     adds = (pa.field("neighbours", NEIGHBOURS), pa.field("neighbour_vectors", pa.list_(pa.float32())))
 
-    def __init__(self, gallery: str, neighbours: int, between: bool = False) -> None:
-        self.gallery, self.neighbours, self.surface = load(Path(gallery)), neighbours, Surface() if between else None
+    def __init__(self, gallery: str, neighbours: int, between: bool = False, shards: int = 0) -> None:
+        self.neighbours, self.surface = neighbours, Surface() if between else None
+        if not shards:
+            self.gallery = load(Path(gallery))
+            return
+        self.parts = held(gallery, shards)
+        self.gallery = open_sharded(Path(gallery), self.parts.ask)
+
+    @classmethod
+    def services(cls, gallery: str, shards: int = 0, **_: Any) -> list[Service]:
+        """What the stage asks, given the arguments of its constructor (`geobatch.service.serving`)."""
+        return [held(gallery, shards)] if shards else []
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `vector`, (N, D) unit vectors as lists."""
@@ -47,3 +62,15 @@ class Retrieve(Stage):
         offsets = np.arange(count + 1, dtype=np.int32) * flat.shape[1]
         lists = pa.ListArray.from_arrays(offsets, pa.array(flat.ravel()))
         return table.append_column(self.adds[0], near).append_column(self.adds[1], lists)
+
+
+def held(gallery: str, shards: int) -> Service:
+    """The gallery's parts as actors, by a name that says which rows they answer with.
+
+    Raises:
+        UserError: no gallery, or one that is never cut.
+    """
+    record = read_record(Path(gallery))
+    check_cut(record, shards)
+    threads = max(1, cores() // shards)
+    return Service(f"gallery-{record['fingerprint'][:16]}-{shards}", Part, parts(gallery, shards, threads))
