@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,14 @@ from geobatch.engine.pixels import pictures_of
 from geobatch.engine.remote import Endpoint
 from geobatch.engine.request import GeneratorConfig, Reply, Request, Sampling, engines_fault
 from geobatch.errors import MachineError, Rejection, UserError
-from geobatch.geo import centre, distance, point
+from geobatch.geo import distance, point
+from geobatch.methods.geotoken.calibration import MASS, Calibration
+from geobatch.methods.geotoken.config import Selection
 from geobatch.methods.geotoken.judge_prompts import Mode, messages, schema, verdict
 from geobatch.methods.geotoken.judge_record import JUDGE
 from geobatch.methods.geotoken.options import Option, options
-from geobatch.methods.geotoken.tables import column, padded
+from geobatch.methods.geotoken.pool import pool
+from geobatch.methods.geotoken.select import drawn, posterior_of
 from geobatch.schema import RADII_KM, probability_column
 from geobatch.stage import Stage
 
@@ -109,7 +113,9 @@ class Judge(Stage):
 
     Args:
         settings: see `JudgeSettings`; `model` is a local folder by now.
-        generator: the model, if it is open already.
+        selection: by which `Select` chose.
+        calibration: the located model's, or its folder; None: it has none.
+        generator: the judge's model, if it is open already.
 
     Raises:
         UserError: the model cannot be served here.
@@ -118,8 +124,16 @@ class Judge(Stage):
 
     drops = ("picture", "picture_width", "picture_height")
 
-    def __init__(self, settings: JudgeSettings, generator: Generator | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        selection: Selection | None = None,
+        calibration: Calibration | str | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        self.settings, self.selection = settings, selection or Selection()
+        found = Calibration.load(Path(calibration)) if isinstance(calibration, str) else calibration
+        self.calibration = found if self.selection.calibrated else None
         self.generator = generator or desk(settings.model, settings.endpoint, settings.generator)
 
     def work(self, table: pa.Table) -> pa.Table:
@@ -133,9 +147,7 @@ class Judge(Stage):
         if not rows:
             return table
         verdicts = self._verdicts(table.take(rows), pools)
-        return _decided(
-            table, dict(zip(rows, verdicts, strict=True)), {row: pool[0] for row, pool in zip(rows, pools, strict=True)}
-        )
+        return self._decided(table, dict(zip(rows, verdicts, strict=True)), dict(zip(rows, pools, strict=True)))
 
     def close(self) -> None:
         """Stops the model."""
@@ -158,25 +170,29 @@ class Judge(Stage):
             )
             for row in some.to_pylist()
         ]
-        worth = [at for at, pool in enumerate(pools) if told.mode == "free" or len(pool) > 1]
+        worth = [at for at, listed in enumerate(pools) if told.mode == "free" or len(listed) > 1]
         return [rows[at] for at in worth], [pools[at] for at in worth]
 
     def _verdicts(self, table: pa.Table, pools: list[list[Option]]) -> list[Option | Rejection]:
         mode = self.settings.mode
-        drawn = [sum(each["count"] or 0 for each in row or []) for row in table["candidates"].to_pylist()]
+        draws = [0] * len(table)
+        if self.settings.evidence:
+            draws = [sum(each["count"] or 0 for each in row or []) for row in table["candidates"].to_pylist()]
         asked = [
-            Request(name, messages(mode, pool, draws if self.settings.evidence else 0), picture)
-            for name, pool, draws, picture in zip(table["image_id"].to_pylist(), pools, drawn, pictures_of(table), strict=True)
+            Request(name, messages(mode, listed, count), picture)
+            for name, listed, count, picture in zip(
+                table["image_id"].to_pylist(), pools, draws, pictures_of(table), strict=True
+            )
         ]
-        found = [verdict(mode, reply, pool) for reply, pool in zip(self._replies(asked, pools), pools, strict=True)]
+        found = [verdict(mode, reply, listed) for reply, listed in zip(self._replies(asked, pools), pools, strict=True)]
         self._sound(found)
         return found
 
     def _replies(self, asked: list[Request], pools: list[list[Option]]) -> list[Reply]:
         """The replies in order. A schema belongs to all of what is asked at once, so each size of pool is asked by itself."""
         groups: dict[int, list[int]] = defaultdict(list)
-        for row, pool in enumerate(pools):
-            groups[len(pool) if self.settings.mode == "choose" else 0].append(row)
+        for row, listed in enumerate(pools):
+            groups[len(listed) if self.settings.mode == "choose" else 0].append(row)
 
         def ask(size: int) -> list[Reply]:
             sampling = Sampling(max_tokens=self.settings.tokens, schema=schema(self.settings.mode, size))
@@ -199,50 +215,47 @@ class Judge(Stage):
             )
         raise MachineError(f"the judge's engine fails at every one of {len(found)} images: {fault.detail}")
 
+    def _decided(self, table: pa.Table, verdicts: dict[int, Option | Rejection], pools: dict[int, list[Option]]) -> pa.Table:
+        """The table with what the judge decided. Rows whose place it did not move keep every bit but the mark."""
+        judges = {row: each for row, each in verdicts.items() if isinstance(each, Option)}
+        moved = {row: each for row, each in judges.items() if each is not pools[row][0]}
+        fallback, chosen_by, score = (table[name].to_pylist() for name in ("fallback", "chosen_by", "score"))
+        for row, each in verdicts.items():
+            if isinstance(each, Rejection):
+                fallback[row] = f"{JUDGE}: {each.reason}" + (f"; {fallback[row]}" if fallback[row] else "")
+            else:
+                fallback[row], chosen_by[row] = None, JUDGE
+                score[row] = None if row in moved else score[row]
+        values: dict[str, Any] = {"fallback": fallback, "chosen_by": chosen_by, "score": score}
+        if moved:
+            values |= _moved(table, moved, self.selection, self.calibration)
+        for name, told in values.items():
+            field = table.schema.field(name)
+            table = table.set_column(table.column_names.index(name), field, pa.array(told, field.type))
+        return table
 
-def _decided(table: pa.Table, verdicts: dict[int, Option | Rejection], before: dict[int, Option]) -> pa.Table:
-    """The table with what the judge decided. Places that it did not move keep every bit of their row but the mark."""
-    judges = {row: each for row, each in verdicts.items() if isinstance(each, Option)}
-    moved = {row: each for row, each in judges.items() if each is not before[row]}
-    fallback, chosen_by, score = (table[name].to_pylist() for name in ("fallback", "chosen_by", "score"))
-    for row, each in verdicts.items():
-        if isinstance(each, Rejection):
-            fallback[row] = f"{JUDGE}: {each.reason}" + (f"; {fallback[row]}" if fallback[row] else "")
-        else:
-            fallback[row], chosen_by[row] = None, JUDGE
-            score[row] = None if row in moved else score[row]
-    values: dict[str, Any] = {"fallback": fallback, "chosen_by": chosen_by, "score": score}
-    if moved:
-        values |= _moved(table, moved)
-    for name, told in values.items():
-        field = table.schema.field(name)
-        table = table.set_column(table.column_names.index(name), field, pa.array(told, field.type))
-    return table
 
-
-def _moved(table: pa.Table, moved: dict[int, Option]) -> dict[str, Any]:
+def _moved(table: pa.Table, moved: dict[int, Option], selection: Selection, calibration: Calibration | None) -> dict[str, Any]:
     """The columns that hang on the place, with the moved places in them."""
     rows = sorted(moved)
     latitude, longitude = (np.array([getattr(moved[row], name) for row in rows]) for name in ("latitude", "longitude"))
-    stated = {"latitude": latitude, "longitude": longitude, **_stated(table.take(rows), latitude, longitude)}
+    places = point.unit_vectors(latitude, longitude)
+    values = {"latitude": latitude, "longitude": longitude, **_stated(table.take(rows), places, selection, calibration)}
     out: dict[str, Any] = {}
-    for name, values in stated.items():
-        # NumPy's rows and Arrow's: nulls become NaN and back.
-        whole = table[name].to_numpy().copy()
-        whole[rows] = values
+    for name, told in values.items():
+        whole = table[name].to_numpy().copy()  # nulls become NaN, and null again below
+        whole[rows] = told
         out[name] = pa.array(whole, table.schema.field(name).type, from_pandas=True)
     return out
 
 
-def _stated(table: pa.Table, latitude: Array, longitude: Array) -> dict[str, Array]:
-    """What the draws say of places they did not all choose: the mass within the radii, and the radius that holds 90 %."""
-    lists = {name: padded(column(table, "candidates", name), np.nan) for name in ("latitude", "longitude", "count")}
-    weights = np.where(np.isnan(lists["latitude"]), 0.0, np.nan_to_num(lists["count"]))
-    points, places = (point.unit_vectors(*pair) for pair in ((lists["latitude"], lists["longitude"]), (latitude, longitude)))
-    within = centre.mass_within(places, np.nan_to_num(points), weights, RADII_KM)
-    far = distance.haversine_km(latitude[:, None], longitude[:, None], lists["latitude"], lists["longitude"])
-    order = np.argsort(far, axis=1)  # NaN last, of weight 0
-    held = np.cumsum(np.take_along_axis(weights, order, axis=1), axis=1) / weights.sum(axis=1, keepdims=True)
-    first = np.argmax(held >= 0.9 - 1e-9, axis=1)[:, None]
-    radius = np.take_along_axis(np.take_along_axis(far, order, axis=1), first, axis=1)[:, 0]
-    return {**{probability_column(km): values for km, values in zip(RADII_KM, within.T, strict=True)}, "radius_90_km": radius}
+def _stated(table: pa.Table, places: Array, selection: Selection, calibration: Calibration | None) -> dict[str, Array]:
+    """What the posterior that `Select` chose by says of other places: the mass within the radii, and the 90 % radius."""
+    evidence = pool(table, calibration.neighbours if calibration else selection.neighbours)
+    posterior = posterior_of(evidence, selection, calibration) if calibration else drawn(evidence)
+    within = posterior.within(places[:, None], RADII_KM)[:, 0]
+    radius = posterior.radius(places, MASS)
+    if calibration:
+        within, radius = calibration.probabilities(within), radius * calibration.radius
+    stated = {probability_column(km): values for km, values in zip(RADII_KM, within.T, strict=True)}
+    return {**stated, "radius_90_km": np.minimum(radius, np.pi * distance.EARTH_RADIUS_KM)}

@@ -16,6 +16,7 @@ from geobatch.methods.geotoken.embed import Embed
 from geobatch.methods.geotoken.judge import Judge, JudgeSettings
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.retrieve import Retrieve
+from geobatch.methods.geotoken.reward import REWARD, Reward
 from geobatch.methods.geotoken.sample import Sample
 from geobatch.methods.geotoken.select import Select
 
@@ -43,11 +44,11 @@ class Locate:
     neighbours: int = 0
     """Neighbours retrieved, of which the network reads as many as it was made for; 0: just these."""
     gpus: float = 0.0
-    """GPUs of each Embed and each Sample actor; fractions share one."""
+    """GPUs of each Embed, Sample and Reward actor; fractions share one."""
 
 
 def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Hands]:
-    """Embed → Retrieve → Sample → Select, and Judge where there is one, each with its hands.
+    """Embed → Retrieve → Sample → Select, each with its hands; Reward before Select and Judge behind it where they are asked.
 
     Args:
         model: folder that geotoken_train.py made.
@@ -56,7 +57,7 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         workers: actors of each heavy stage, at most.
 
     Raises:
-        UserError: the selector is "judge" and nobody judges.
+        UserError: the selector is "judge" and nobody judges, or "reward" and the model has no reward model.
     """
     network = GeoTokenModel.load(model / NETWORK).config
     embed = {
@@ -70,7 +71,13 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         "neighbours": max(network.neighbours, settings.neighbours),
         "between": network.between,
     }
-    sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": "cuda" if settings.gpus else "cpu"}
+    rewarded = settings.selection.selector == "reward"
+    if rewarded and not (model / REWARD).is_dir():
+        raise UserError(
+            f"the selector is the reward and {model} has no reward model; train one with geotoken_train.py --reward"
+        )
+    device = "cuda" if settings.gpus else "cpu"
+    sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": device, "pass_on": rewarded}
     select = {
         "selection": selection(settings).suited(network.between),
         "gallery": str(gallery),
@@ -80,13 +87,17 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
         Hands(stage=Retrieve, make=retrieve),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
-        Hands(stage=Select, make=select),
     ]
+    if rewarded:
+        reward = {"model": str(model / REWARD), "device": device}
+        stages.append(Hands(stage=Reward, make=reward, workers=workers, gpus=settings.gpus))
+    stages.append(Hands(stage=Select, make=select))
     if settings.judge.asked:
         told = settings.judge
         local = bool(told.model) and on_gpus(told.model, told.generator)
         gpus = told.generator.tensor_parallel if local else 0
-        stages.append(Hands(stage=Judge, make={"settings": told}, workers=told.engines, gpus=gpus, at_once=AT_ONCE))
+        make = {"settings": told, "selection": select["selection"], "calibration": str(model)}
+        stages.append(Hands(stage=Judge, make=make, workers=told.engines, gpus=gpus, at_once=AT_ONCE))
     return stages
 
 
