@@ -43,6 +43,8 @@ class Locate:
     """Arithmetic of the encoder."""
     neighbours: int = 0
     """Neighbours retrieved, of which the network reads as many as it was made for; 0: just these."""
+    shards: int = 0
+    """Actors that hold a part of the gallery each; 0: every Retrieve actor opens all of it."""
     gpus: float = 0.0
     """GPUs of each Embed, Sample and Reward actor; fractions share one."""
 
@@ -70,6 +72,7 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         "gallery": str(gallery),
         "neighbours": max(network.neighbours, settings.neighbours),
         "between": network.between,
+        "shards": settings.shards,
     }
     rewarded = settings.selection.selector == "reward"
     if rewarded and not (model / REWARD).is_dir():
