@@ -17,6 +17,7 @@ Not covered: members that must not lose what they were told; they are made again
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -53,7 +54,7 @@ class Service:
 
     def stop(self) -> None:
         """Ends the members. Safe to call twice."""
-        for handle in self._handles:
+        for handle in self._handles if ray.is_initialized() else []:
             ray.kill(handle)
         self._handles, self._here = [], []
 
@@ -82,7 +83,8 @@ class Service:
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayActorError as error:
-                self._handles = []  # their owner is gone, or Ray gave up: start them anew
+                self._handles = []  # their owner is gone, or Ray gave up: start them anew, when their names are free
+                time.sleep(attempt)
                 if attempt == TASK_RETRIES:
                     raise MachineError(
                         f"members of {self.name} kept dying ({_line(error)}); run the same command again"

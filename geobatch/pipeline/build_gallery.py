@@ -131,11 +131,10 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -
     parts = {part["path"]: len(part.get("removed", ())) for part in table.parts}
     source = {"parts": parts, "groups": config.groups}
     groups = _groups(store, config.groups) if config.groups else None
-    known = read_record(folder) if (folder / RECORD).is_file() else {}
+    known = read_record(folder) if (folder / RECORD).is_file() and not config.rebuild else {}
     before = known.get("source", {}).get("parts", {})
     same = known.get("indexing") == json.loads(json.dumps(asdict(config.indexing)))
-    same = same and known["source"].get("groups") == config.groups and not config.rebuild
-    if before and same and before.items() <= parts.items():
+    if before and same and known["source"].get("groups") == config.groups and before.items() <= parts.items():
         new = [part for part in table.parts if part["path"] not in before]
         if not new:
             return load(folder)

@@ -25,6 +25,7 @@ from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.progress import Progress, say
+from geobatch.service import serving
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
 from geobatch.sink.record import WHOLE
 from geobatch.sink.table import Keys
@@ -148,7 +149,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow) -> None:
         committed = len(run.commits())
         before = (images - _images(frozen, tasks)) if images is not None else 0
         try:
-            with Progress(job.what, images, done=before) as progress:
+            with serving(river), Progress(job.what, images, done=before) as progress:
                 for block in run_river(tasks, river):
                     for row in block.to_pylist():
                         note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""

@@ -78,7 +78,6 @@ def build(
         record = described("flat", len(places), spooled.shape[1], views)
         record["searched"] = list(indexing.searched or record["searched"])
         columns = columns_of(record["views"], record["searched"])
-        old = read_record(folder) if (folder / RECORD).is_file() else None
         (folder / RECORD).unlink(missing_ok=True)
         halved = indexing.precision == "float16" or (indexing.precision == "auto" and spooled.size * 4 > _SMALL)
         digest = _arrange(spooled, order, folder / VECTORS, np.float16 if halved else np.float32)
@@ -99,7 +98,7 @@ def build(
     if index is not None:
         record |= _kept(index, folder, content, 0)
     write_record(folder, record)
-    _tidy(folder, record, old)
+    _tidy(folder, record)
     return load(folder)
 
 
@@ -144,8 +143,8 @@ def append(folder: Path, tables: Iterable[pa.Table], source: dict[str, Any] | No
         "fingerprint": content,
         "source": source or record.get("source", {}),
     }
-    index = open_index(folder, record, mapped=False)
-    if index is not None:
+    if record["kind"] != "flat":
+        index = open_index(folder, record, mapped=False)
         fill(index, open_stored(folder, fresh), _NO_ROWS, first=record["rows"])
         fresh |= _kept(index, folder, content, number)
     write_record(folder, fresh)
@@ -218,7 +217,7 @@ def _kept(index: Index, folder: Path, content: str, number: int) -> dict[str, An
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     about = {"kind": index.kind, "index": name, "probes": index.probes, "refine": index.refine}
     signature = hashlib.sha256(json.dumps([content, digest, about], sort_keys=True).encode()).hexdigest()
-    return {**about, "fingerprint": signature}
+    return {**about, "index_bytes": (folder / name).stat().st_size, "fingerprint": signature}
 
 
 def _halved(folder: Path, record: dict[str, Any]) -> bool:
@@ -229,8 +228,15 @@ def _searched(queries: Vectors, columns: list[slice]) -> Vectors:
     return np.concatenate([queries[:, each] for each in columns], axis=1)
 
 
-def _tidy(folder: Path, record: dict[str, Any], old: dict[str, Any] | None) -> None:
-    """Removes the files that only the old record, or nobody, names."""
-    unused = {VECTORS} | set(files_of(old) if old else [])
-    for name in unused - set(files_of(record)):
-        (folder / name).unlink(missing_ok=True)
+def _tidy(folder: Path, record: dict[str, Any], old: dict[str, Any] | None = None) -> None:
+    """Removes what a build replaced, or the index from before the last append: the last one's readers open it late."""
+    used = set(files_of(record))
+    if old is not None and used >= set(_rows_of(old)):
+        used |= set(files_of(old))
+    for path in [*folder.glob("index*.faiss"), *folder.glob("vectors*.npy"), *folder.glob("gallery*.parquet")]:
+        if path.name not in used:
+            path.unlink()
+
+
+def _rows_of(record: dict[str, Any]) -> list[str]:
+    return [segment[key] for segment in record["segments"] for key in ("places", "vectors")]

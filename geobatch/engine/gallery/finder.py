@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -25,20 +27,25 @@ class Finder(Protocol):
 class Local:
     """Vectors that this process maps, and an index over them if there is one.
 
+    The index is opened when it is first searched: a stage that only looks up vectors and places does without it.
+
     Args:
         stored: all rows.
-        index: of the searched columns; without, search is exact.
-        first, last: rows that are searched, where an index is not in use.
+        opens: opens the index; None: search is exact.
     """
 
-    def __init__(self, stored: Stored, index: Index | None = None, first: int = 0, last: int | None = None) -> None:
-        self.stored, self.index = stored, index
-        self.first, self.last = first, len(stored) if last is None else last
+    def __init__(self, stored: Stored, opens: Callable[[], Index] | None = None) -> None:
+        self.stored, self._opens = stored, opens
+
+    @cached_property
+    def index(self) -> Index | None:
+        """The index, opened now at the latest."""
+        return None if self._opens is None else self._opens()
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """As `Finder.search`."""
         if self.index is None:
-            return self.stored.search(queries, k, self.first, self.last)
+            return self.stored.search(queries, k)
         return self.index.search(queries, k, self.stored)
 
     def take(self, rows: Rows) -> Vectors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ class Gallery:
         Raises:
             UserError: it is none: only `build` writes what does not fit into memory.
         """
-        if not isinstance(self._finder, Local) or self._finder.index is not None:
+        if not isinstance(self._finder, Local) or self.record["kind"] != "flat":
             raise UserError("only a flat gallery is saved from memory; build this one in its folder")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)
@@ -193,7 +193,12 @@ def load(folder: Path, searched: Sequence[str] | None = None) -> Gallery:
             raise UserError(f"the index of {folder} searches {', '.join(record['searched'])}; build it again to search others")
         record = {**record, "searched": list(searched)}
     stored, places = open_stored(folder, record), open_places(folder, record)
-    return Gallery(Local(stored, open_index(folder, record)), places, record)
+    if record["kind"] == "flat":
+        return Gallery(Local(stored), places, record)
+    index = folder / record["index"]
+    if not index.is_file() or index.stat().st_size != record["index_bytes"]:
+        raise _broken(folder, ValueError(f"{record['index']} is gone or cut short"))
+    return Gallery(Local(stored, partial(open_index, folder, record)), places, record)
 
 
 def open_stored(folder: Path, record: dict[str, Any]) -> Stored:
@@ -231,14 +236,12 @@ def open_places(folder: Path, record: dict[str, Any]) -> pa.Table:
     return places
 
 
-def open_index(folder: Path, record: dict[str, Any], mapped: bool = True) -> Index | None:
-    """The index that nominates rows, or None for a flat gallery.
+def open_index(folder: Path, record: dict[str, Any], mapped: bool = True) -> Index:
+    """The index that nominates rows, of a gallery that is not flat; one over cells is mapped unless it is to be changed.
 
     Raises:
         UserError: as `open_stored`.
     """
-    if record["kind"] == "flat":
-        return None
     try:
         flags = faiss.IO_FLAG_MMAP if mapped and record["kind"] == "ivf" else 0
         index = faiss.read_index(str(folder / record["index"]), flags)

@@ -7,8 +7,9 @@
     index-0.faiss         of any other kind than flat: the index
     gallery-1.parquet, vectors-1.npy, index-1.faiss …   what an append wrote; rows follow on
 
-A file is never changed once a record names it, and a record is replaced in one rename, so a writer that dies leaves the
-gallery as it was, and a reader that has it open keeps what it opened.
+A file is never changed once a record names it, and a record is replaced in one rename, so an append that dies leaves the
+gallery as it was. Readers map what they open; an index is opened at the first search, so the one before the last append is
+kept until the next. A build gives up what was there before.
 
 Not covered: two writers at once; the later record wins and the earlier rows are lost from the gallery, not from the table.
 """

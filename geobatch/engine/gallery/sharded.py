@@ -48,8 +48,9 @@ class Part:
         check_cut(record, of)
         self.stored = open_stored(Path(folder), record)
         self.first, self.last = (record["rows"] * at // of for at in (number, number + 1))
-        index = open_index(Path(folder), record)
-        self.index = index and _cut(index, self.first, self.last)
+        self.index: Index | None = None
+        if record["kind"] != "flat":
+            self.index = _cut(open_index(Path(folder), record), self.first, self.last)
         faiss.omp_set_num_threads(threads)
 
     def search(self, queries: Vectors, k: int, exact: bool) -> tuple[Vectors, Rows]:
