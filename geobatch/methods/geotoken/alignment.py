@@ -42,6 +42,7 @@ class Alignment:
         worker: who this is.
         gps: file of GeoCLIP's location encoder to begin with; None: random weights.
         text: folder or name of the text model; None: the encoder's own.
+        towns: folder of the towns that captions speak of (`Geocoder.load`); None: the installed ones.
 
     Raises:
         UserError: data, settings and models do not fit each other.
@@ -55,6 +56,7 @@ class Alignment:
         worker: training.Worker | None = None,
         gps: Path | None = None,
         text: str | None = None,
+        towns: Path | None = None,
     ) -> None:
         worker = worker or training.Worker()
         self.config, self.worker, self.device = config, worker, torch.device(worker.device)
@@ -65,7 +67,7 @@ class Alignment:
         self.bf16 = config.precision == "bfloat16" or (config.precision == "auto" and bf16_pays(self.device))
         self.encoder = network(encoder, config.heads, config.seed)
         captions = _text(config, text or encoder) if TEXT in config.views else None
-        self.batches = Batches(config, data, self.encoder.reads, captions, self.device)
+        self.batches = Batches(config, data, self.encoder.reads, captions, self.device, towns)
         if config.frozen:
             self.encoder.trunk.requires_grad_(False)
         if config.lora_rank:
@@ -199,17 +201,18 @@ def align(
     loop: training.Loop | None = None,
     gps: Path | None = None,
     text: str | None = None,
+    towns: Path | None = None,
     watch: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, float]:
     """Trains an encoder and writes its folder; the figures are those of `geobatch.train.loop.fit`.
 
     Args:
-        config, encoder, data, gps, text: as for `Alignment`.
+        config, encoder, data, gps, text, towns: as for `Alignment`.
         output: folder of the trained encoder.
         name: what decides the result, as a name; the same name takes the same training up again.
     """
 
     def make(worker: training.Worker) -> Alignment:
-        return Alignment(config, encoder, data, worker, gps, text)
+        return Alignment(config, encoder, data, worker, gps, text, towns)
 
     return training.fit(make, output, name=name, loop=loop, watch=watch)

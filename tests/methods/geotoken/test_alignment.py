@@ -28,7 +28,7 @@ from geobatch.methods.geotoken.alignment import Alignment
 from geobatch.methods.geotoken.features import index
 from geobatch.methods.geotoken.pack import pack, write_small
 from geobatch.train.loop import Worker
-from tests.engine.clip import write_clip
+from tests.engine.clip import write_clip, write_towns
 
 SETTINGS = Align(batch=128, clusters=16, steps=45, warm_up=3, head=HeadConfig(size=64, grid=3))
 
@@ -143,6 +143,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CLIP, and 60 pictures whose colour is their place, packed and as a table of the CLIP's vectors."""
     folder = tmp_path_factory.mktemp("clip")
     write_clip(folder / "encoder")
+    write_towns(folder / "towns")
     rng = np.random.default_rng(1)
     lat, lon = rng.uniform(35, 60, 60), rng.uniform(-5, 40, 60)
     noise = rng.integers(0, 60, (60, 32, 32, 3))
@@ -168,7 +169,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(clip: Path, settings: Align = PAPER, data: str = "vectors", worker: Worker | None = None) -> Alignment:
-    return Alignment(settings, str(clip / "encoder"), clip / data, worker)
+    return Alignment(settings, str(clip / "encoder"), clip / data, worker, towns=clip / "towns")
 
 
 def apart(one: Alignment, other: Alignment) -> float:
@@ -282,7 +283,7 @@ def test_what_does_not_fit_is_refused(clip: Path, data: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="no text model"):
         Alignment(replace(PAPER, augment=None), str(data / "encoder"), clip / "vectors")
     with pytest.raises(UserError, match="vectors of 12 numbers are not this encoder's own, of 128"):
-        Alignment(PAPER, str(data / "encoder"), clip / "vectors", text=str(clip / "encoder"))
+        Alignment(PAPER, str(data / "encoder"), clip / "vectors", text=str(clip / "encoder"), towns=clip / "towns")
     with pytest.raises(UserError, match="cannot be cut into pieces"):
         start(data, replace(SETTINGS, micro_batch=8))
     with pytest.raises(UserError, match="not spread over workers"):
