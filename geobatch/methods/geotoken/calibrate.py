@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +26,23 @@ from geobatch.errors import UserError
 from geobatch.geo import cell, point
 from geobatch.geo.distance import EARTH_RADIUS_KM
 from geobatch.methods.geotoken.calibration import MASS, Calibration, Mixture, logit, platt
-from geobatch.methods.geotoken.config import Selection
+from geobatch.methods.geotoken.config import GeoToken, Sampling, Selection
+from geobatch.methods.geotoken.examples import Examples
 from geobatch.methods.geotoken.likelihood import fit_mixture, log_density
+from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.pool import Pool, pool
+from geobatch.methods.geotoken.sample import Sample
 from geobatch.methods.geotoken.select import chosen
-from geobatch.schema import RADII_KM
+from geobatch.schema import FATE, NEIGHBOURS, RADII_KM
 
 Array = npt.NDArray[np.float64]
 
-#: Images that a calibration wants at least.
-LEAST = 200
+#: Images that a calibration wants at least, and how many `learn` takes at most.
+LEAST, MOST = 200, 4000
+_BLOCK = 512  # images as tables at once: 20 MB at the paper's size
+
+#: Cells whose masses and outcomes the map of areas is fitted to; with those of 0.9 alone its slope is a guess.
+_MASSES = (0.5, 0.75, 0.9, 0.97)
 
 #: Slope below which a map would turn the order of its masses around.
 FLATTEST = 0.05
@@ -65,7 +73,7 @@ def fit(table: pa.Table, latitude: npt.ArrayLike, longitude: npt.ArrayLike, sele
     seen = _Outcomes(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
     whole = fit_mixture(pool(table, how.neighbours), truth)
     maps = tuple(fit_platt(seen.mass[:, at], seen.km <= km) for at, km in enumerate(RADII_KM))
-    celled = np.isfinite(seen.cell)
+    celled = seen.cell > 0
     return Calibration(
         mixture=whole,
         neighbours=how.neighbours,
@@ -75,6 +83,63 @@ def fit(table: pa.Table, latitude: npt.ArrayLike, longitude: npt.ArrayLike, sele
         selector=how.pooled,
         images=len(table),
         figures=_figures(seen, maps),
+    )
+
+
+def learn(
+    model: GeoTokenModel | Path,
+    held: Examples,
+    sampling: Sampling | None = None,
+    selection: Selection | None = None,
+    device: str = "cpu",
+) -> Calibration:
+    """The calibration of a network on images kept out of its training, at most `MOST` of them.
+
+    Draws come from `Sample`, as when a bucket is located; they hang on the images' rows, which stand for their names.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    network = model if isinstance(model, GeoTokenModel) else GeoTokenModel.load(model)
+    rows = np.random.default_rng(0).permutation(len(held))[:MOST]
+    some = held.some(np.sort(rows))
+    stage = Sample(network, sampling, device)
+    parts = []
+    for start in range(0, len(some), _BLOCK):
+        block = some.some(np.arange(start, min(start + _BLOCK, len(some))))
+        parts.append(stage(asked_of(block, start, network.config)).drop_columns("vector"))
+    return fit(pa.concat_tables(parts), *some.places(), selection)
+
+
+def asked_of(block: Examples, start: int, config: GeoToken) -> pa.Table:
+    """Examples as `Retrieve` would have handed them on."""
+    at = block.at(np.arange(len(block)))
+    near = np.asarray(block.neighbours[at], np.int64)[:, : config.neighbours]
+    known = np.maximum(near, 0)
+    queries = np.asarray(block.vectors[at], np.float32)
+    vectors = np.asarray(block.gallery.vectors[known], np.float32)
+    there = near >= 0
+    names = near.astype(str).astype(object)
+    if config.between:
+        names[:, :1] = None
+    structs = pa.StructArray.from_arrays(
+        [
+            pa.array(names.ravel(), pa.string()),
+            pa.array(block.gallery.latitude[known].ravel(), mask=~there.ravel()),
+            pa.array(block.gallery.longitude[known].ravel(), mask=~there.ravel()),
+            pa.array(np.einsum("nmd,nd->nm", vectors, queries).ravel(), pa.float32()),
+        ],
+        fields=list(NEIGHBOURS.value_type),
+    )
+    offsets = pa.array(np.arange(len(block) + 1) * near.shape[1], pa.int32())
+    return pa.table(
+        {
+            "image_id": pa.array([f"{start + row:09d}" for row in range(len(block))]),
+            "vector": pa.array(list(queries), pa.list_(pa.float32())),
+            "neighbours": pa.ListArray.from_arrays(offsets, structs).cast(NEIGHBOURS),
+            "neighbour_vectors": pa.array(list(vectors.reshape(len(block), -1)), pa.list_(pa.float32())),
+            **{field.name: pa.nulls(len(block), field.type) for field in FATE},
+        }
     )
 
 
@@ -110,8 +175,11 @@ def conformal(ratio: npt.ArrayLike, mass: float = MASS) -> float:
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """What a mixture said of N images and what was so: km from place to truth, masses (N, R), 90 % radius, the mass of the
-    finest cell (NaN: none) and whether it held the truth, log-density of the truth."""
+    """What a mixture said of N images and what was so.
+
+    Fields: km from place to truth, masses (N, R), 90 % radius, masses of the finest cells for `_MASSES` (0: none) and whether
+    they held the truth, log-density of the truth.
+    """
 
     km: Array
     mass: Array
@@ -125,13 +193,14 @@ def _outcomes(mixture: Mixture, pools: Pool, truth: Array, selection: Selection)
     posterior = mixture.posterior(pools)
     choice = chosen(pools, posterior, selection)
     places = pools.points[np.arange(len(pools)), choice.position]
-    cells, mass = posterior.area(MASS)
+    cells, held = zip(*(posterior.area(mass) for mass in _MASSES), strict=True)
+    where = point.lat_lon(truth)
     return _Outcomes(
         km=2 * EARTH_RADIUS_KM * np.arcsin(np.clip(np.linalg.norm(places - truth, axis=1) / 2, 0, 1)),
         mass=posterior.within(places[:, None], RADII_KM)[:, 0],
         radius=posterior.radius(places, MASS),
-        cell=np.where(cells > 0, mass, np.nan),
-        held=cell.holds(cells, *point.lat_lon(truth)).astype(np.float64),
+        cell=np.stack(held, axis=1),
+        held=np.stack([cell.holds(one, *where) for one in cells], axis=1).astype(np.float64),
         density=log_density(mixture, pools, truth),
     )
 

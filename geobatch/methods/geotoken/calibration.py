@@ -175,9 +175,9 @@ class Calibration:
 
     @property
     def area_mass(self) -> float:
-        """Mass of a cell whose probability is `MASS`, kept within 0.5 and 0.999."""
+        """Mass of a cell whose probability is `MASS`, kept within 0.75 and 0.999."""
         a, b = self.area
-        return float(np.clip(1 / (1 + np.exp(-(logit(MASS) - a) / b)), 0.5, 0.999))
+        return float(np.clip(1 / (1 + np.exp(-(logit(MASS) - a) / b)), 0.75, 0.999))
 
     def save(self, folder: Path) -> None:
         """Writes `calibration.json` into a model's folder."""

@@ -94,11 +94,15 @@ class _Free:
         self.scale, self.weights = leaf(start.scale), leaf(start.weights)
         self.shares = leaf(np.log(np.maximum(start.shares, 1e-12)))
         self.temperature, self.power = leaf(float(np.log(start.temperature))), leaf(start.power)
+        self._first = float(np.log(start.temperature))
         self.all = [self.scale, self.weights, self.shares, self.temperature, self.power]
 
     def ridge(self) -> Tensor:
         slopes = (self.scale[1:] ** 2).sum() + (self.weights[:, 1:] ** 2).sum()
-        return _RIDGE * slopes + _RIDGE / 10 * (self.shares.log_softmax(1) ** 2).sum() / len(MULTIPLES) + _RIDGE * self.power**2
+        widths = (self.shares.log_softmax(1) ** 2).mean(1).sum() / 10
+        # Where similarities say nothing the temperature would run to infinity.
+        others = self.power**2 + (self.temperature - self._first) ** 2
+        return _RIDGE * (slopes + widths + others)
 
     def mixture(self, start: Mixture) -> Mixture:
         def numbers(value: Tensor) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from geobatch.benchmark.metrics import calibration as judged
 from geobatch.errors import UserError
 from geobatch.geo import cell, s2
 from geobatch.geo.distance import haversine_km
-from geobatch.methods.geotoken.calibrate import FLATTEST, conformal, fit, fit_platt
+from geobatch.methods.geotoken.calibrate import FLATTEST, asked_of, conformal, fit, fit_platt, learn
 from geobatch.methods.geotoken.calibration import FILE, Calibration, platt
-from geobatch.methods.geotoken.config import Selection
+from geobatch.methods.geotoken.config import Sampling, Selection
 from geobatch.methods.geotoken.select import Select, reselected
 from geobatch.schema import RADII_KM, probability_column
 from tests.methods.geotoken.pools import known
+from tests.methods.geotoken.tiny import TINY, examples_of, model_of
 
 UNSEEN = 4000
 
@@ -59,7 +61,7 @@ def test_probabilities_radius_and_area_hold_on_pools_the_fit_never_saw(
     there = np.array([token is not None for token in tokens])
     held = cell.holds(cells, latitude[there], longitude[there])
     said = placed["area_probability"].to_numpy(zero_copy_only=False).astype(float)[there]
-    assert there.mean() > 0.9 and said.min() > 0.89 and held.mean() == pytest.approx(said.mean(), abs=0.02)
+    assert there.mean() > 0.9 and said.min() > 0.89 and held.mean() == pytest.approx(said.mean(), abs=0.04)
 
 
 def test_a_clear_image_is_sure_and_an_unclear_one_is_not(
@@ -156,3 +158,29 @@ def test_conformal_holds_its_share_of_the_next_ones() -> None:
     rng = np.random.default_rng(0)
     draw = partial(rng.lognormal, 0, 1)
     assert np.mean([draw() <= conformal(draw(49)) for _ in range(8000)]) == pytest.approx(0.9, abs=0.012)
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_images_kept_out_are_asked_as_retrieval_would(between: bool) -> None:
+    config = replace(TINY, between=between)
+    held = examples_of(config, images=30).some(np.array([3, 7, 20]))
+    table = asked_of(held, 5, config)
+    assert table["image_id"].to_pylist() == ["000000005", "000000006", "000000007"]
+    for at, row in enumerate((3, 7, 20)):
+        assert table["vector"][at].as_py() == pytest.approx(held.vectors[row])
+        near = table["neighbour_vectors"][at].as_py()
+        assert len(table["neighbours"][at]) == config.neighbours and len(near) == config.neighbours * held.vectors.shape[1]
+        for place, (one, found) in enumerate(zip(held.neighbours[row], table["neighbours"][at].as_py(), strict=True)):
+            assert found["latitude"] == (None if one < 0 else held.gallery.latitude[one])
+            assert found["longitude"] == (None if one < 0 else held.gallery.longitude[one])
+            assert (found["image_id"] is None) == (between and not place)
+            width = held.vectors.shape[1]
+            assert found["similarity"] == pytest.approx(held.vectors[row] @ near[place * width : (place + 1) * width], rel=1e-5)
+
+
+def test_a_network_learns_from_images_kept_out_of_its_training() -> None:
+    fitted = learn(model_of(TINY), examples_of(TINY, images=240), Sampling(samples=8))
+    assert fitted.images == 240
+    # Random weights know nothing: whatever holds 90 % is as wide as the Earth, and nothing is likely near.
+    placed = Select(None, None, fitted)(known(50, seed=9)[0])
+    assert np.median(placed["radius_90_km"].to_numpy()) > 8000 and max(placed[probability_column(25)].to_pylist()) < 0.4

@@ -22,8 +22,8 @@ def test_a_density_is_the_mass_of_a_small_circle_over_its_area() -> None:
     posterior = mixture.posterior(evidence)
     radius = 0.3 * float(posterior.scale.min())
     mass = posterior.within(truth[:, None], [radius])[:, 0, 0]
-    near = mass > 1e-4
-    assert near.mean() > 0.8
+    near = mass > 1e-3
+    assert near.mean() > 0.25
     assert found[near] == pytest.approx(mass[near] / (np.pi * radius**2), rel=0.25)
     assert np.median(found[near] / mass[near]) * np.pi * radius**2 == pytest.approx(1, abs=0.02)
 
