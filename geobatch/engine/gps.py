@@ -46,8 +46,6 @@ _A = (1.340264, -0.081106, 0.000893, 0.003796)
 _STRETCH = 180 / 2.7066  # half the map's width is 2.7066, so that eastings lie in -1 … 1
 _GEOCLIP_STRETCH = 66.50336
 
-_WEIGHTS = "gps.safetensors"
-
 #: The file of GeoCLIP's location encoder, and where the installed package keeps its weights.
 GEOCLIP_FILE = "location_encoder_weights.pth"
 _GEOCLIP_FOLDER = ("model", "weights")
@@ -87,8 +85,8 @@ class Gps:
 class LocationEncoder(nn.Module):
     """Latitudes and longitudes to unit vectors."""
 
-    #: The file that makes a folder a location encoder.
-    CONFIG = "gps.json"
+    #: The files that make a folder a location encoder; others may lie beside them.
+    CONFIG, WEIGHTS = "gps.json", "gps.safetensors"
 
     def __init__(self, config: Gps | None = None) -> None:
         super().__init__()
@@ -126,7 +124,7 @@ class LocationEncoder(nn.Module):
         """Writes the folder that `load` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.CONFIG).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / _WEIGHTS)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / self.WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path) -> LocationEncoder:
@@ -138,10 +136,11 @@ class LocationEncoder(nn.Module):
         try:
             said = json.loads((folder / cls.CONFIG).read_text())
             made = cls(Gps(**{**said, "sigmas": tuple(said["sigmas"])}))
-            made.load_state_dict(load_file(folder / _WEIGHTS))
+            made.load_state_dict(load_file(folder / cls.WEIGHTS))
         except FileNotFoundError as error:
-            raise UserError(f"{folder} holds no location encoder (no {Path(error.filename or _WEIGHTS).name}); give a folder "
-                            "that jobs/geotoken_align.py wrote") from error  # fmt: skip
+            missing = Path(error.filename or cls.WEIGHTS).name
+            raise UserError(f"{folder} holds no location encoder (no {missing}); give a folder that jobs/geotoken_align.py wrote"
+                            ) from error  # fmt: skip
         except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the location encoder in {folder} does not load ({_first_line(error)}); make it again") from error
         return made.eval()

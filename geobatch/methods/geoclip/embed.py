@@ -45,7 +45,7 @@ class ImageEncoder:
         self.head = image_head(head).to(self.device)
         self.network = network(model).to(self.device).eval()
         length = getattr(self.network.trunk.config, "projection_dim", None)
-        if not hasattr(self.network.trunk, "get_image_features") or self.network.head is not None:
+        if not hasattr(self.network.trunk, "get_image_features") or any(self.network.by_view().values()):
             raise UserError(f"{model} is no CLIP as it was published; GeoCLIP's head reads openai/clip-vit-large-patch14")
         reads, self.size = self.head.get_parameter("0.weight").shape[1], self.head.get_parameter("2.weight").shape[0]
         if length != reads:

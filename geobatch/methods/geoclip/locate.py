@@ -1,4 +1,4 @@
-"""The method as a river: pictures in, places out."""
+"""The method as a river: pictures in, places out; and its last stage alone, for encoders that were aligned here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands
+from geobatch.engine import heads
 from geobatch.engine.vision import Precision
+from geobatch.errors import UserError
 from geobatch.methods.geoclip.config import Matching
 from geobatch.methods.geoclip.embed import Embed
 from geobatch.methods.geoclip.match import Match
 from geobatch.methods.geoclip.weights import find, logit_scale
 
-#: The backbone that the published head was trained on.
-BACKBONE = "openai/clip-vit-large-patch14"
+#: The view that Geo-Alignment trains against places, where an encoder has several.
+LOCATION = "location"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,38 @@ def river(backbone: str, settings: Locate, workers: int) -> list[Hands]:
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
         Hands(stage=Match, make=match, workers=workers, gpus=settings.gpus),
     ]
+
+
+def aligned(
+    encoder: Path, places: Path, matching: Matching | None = None, scale: float = 40.0, view: str = LOCATION, workers: int = 1
+) -> Hands:
+    """Match for vectors of an image encoder that was aligned here with a location encoder: GeoCLIP-style retrieval.
+
+    Args:
+        encoder: folder of the image encoder, with the `gps.json` of the location encoder in it.
+        places: CSV of coordinates, or a gallery's folder, whose places are then the answers.
+        matching: how a vector becomes a place.
+        scale: factor of the cosines before the softmax, as learned in training; the most similar place does not depend on it,
+            the probabilities do.
+        view: the one that was trained against places; an encoder of one view has no other.
+        workers: actors at most.
+
+    Raises:
+        UserError: the encoder has several views and none of that name.
+    """
+    found = heads.read(encoder)
+    part = None
+    if len(found) > 1:
+        if view not in found:
+            raise UserError(
+                f"{encoder} has the views {', '.join(found)} and no {view}; name the one that was trained on places"
+            )
+        channels = next(head.channels for head in found.values() if head is not None)
+        sizes = [channels if head is None else head.config.size for head in found.values()]
+        at = list(found).index(view)
+        part = (sum(sizes[:at]), sizes[at])
+    make = {"encoder": str(encoder), "places": str(places), "scale": scale, "matching": matching, "view": part}
+    return Hands(stage=Match, make=make, workers=workers)
 
 
 def decides(settings: Locate) -> dict[str, Any]:

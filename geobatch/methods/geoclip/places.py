@@ -134,22 +134,14 @@ def home() -> Path:
     return Path(os.environ.get("GEOBATCH_CACHE") or Path.home() / ".cache" / "geobatch")
 
 
-def opened(encoder: Path) -> LocationEncoder:
-    """GeoCLIP's published encoder where `encoder` is a file, one of ours where it is a folder.
-
-    Raises:
-        UserError: it does not load.
-    """
-    return LocationEncoder.load(encoder) if encoder.is_dir() else LocationEncoder.geoclip(encoder)
-
-
 def _key(encoder: Path, latitude: Floats, longitude: Floats) -> str:
-    files = sorted(path for path in encoder.iterdir() if path.is_file()) if encoder.is_dir() else [encoder]
+    """Of what decides the features: of an encoder's folder the two files alone, since an image model lies beside them."""
+    files = [encoder / LocationEncoder.CONFIG, encoder / LocationEncoder.WEIGHTS] if encoder.is_dir() else [encoder]
     try:
         total = hashlib.sha256(f"{_VERSION} {digest(*files)}".encode())
     except FileNotFoundError as error:
-        raise UserError(f"there is no location encoder {encoder}; give GeoCLIP's file, or a folder of one that was aligned "
-                        "here") from error  # fmt: skip
+        raise UserError(f"there is no location encoder {encoder}; give GeoCLIP's file, or the folder of an encoder that was "
+                        "aligned with one here") from error  # fmt: skip
     total.update(np.stack([latitude, longitude]).tobytes())
     return total.hexdigest()[:20]
 
@@ -167,7 +159,8 @@ def _make(path: Path, encoder: Path, latitude: Floats, longitude: Floats) -> Non
     scratch = path.with_suffix(f".{os.getpid()}.part")
     try:
         with scratch.open("wb") as file:
-            np.save(file, opened(encoder).encode(latitude, longitude))
+            made = LocationEncoder.load(encoder) if encoder.is_dir() else LocationEncoder.geoclip(encoder)
+            np.save(file, made.encode(latitude, longitude))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -84,6 +84,10 @@ def test_other_backbones_are_refused(backbone: Path, head: Path, tmp_path: Path)
     network(str(backbone), HeadConfig(size=24)).save(tmp_path / "headed")
     with pytest.raises(UserError, match="no CLIP as it was published"):
         ImageEncoder(str(tmp_path / "headed"), head)
+    several = network(str(backbone), {"image": None, "location": HeadConfig(size=24)})
+    several.save(tmp_path / "several")
+    with pytest.raises(UserError, match="no CLIP as it was published"):
+        ImageEncoder(str(tmp_path / "several"), head)
     vision = transformers.CLIPVisionModel(transformers.CLIPConfig.from_pretrained(backbone).vision_config)
     vision.save_pretrained(tmp_path / "vision")
     (tmp_path / "vision" / "preprocessor_config.json").write_bytes((backbone / "preprocessor_config.json").read_bytes())

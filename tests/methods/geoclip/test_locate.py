@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from geobatch.engine.gps import Gps, LocationEncoder
+from geobatch.engine.vision import HeadConfig, Vision, network
 from geobatch.errors import UserError
 from geobatch.methods.geoclip.config import Matching
-from geobatch.methods.geoclip.locate import Locate, decides, river
+from geobatch.methods.geoclip.locate import Locate, aligned, decides, river
 from geobatch.schema import FATE, LOCATED, empty_columns
 from tests.methods.geoclip import miniature
 
@@ -70,3 +72,35 @@ def test_weights_that_are_not_there_are_said_before_anything_starts(settings: Lo
     for asked in (lambda: river("anything", settings, 1), lambda: decides(settings)):
         with pytest.raises(UserError, match=r"lacks logit_scale_weights\.pth"):
             asked()
+
+
+@pytest.mark.parametrize("views", [("image", "location", "text"), ("location",)])
+def test_an_encoder_of_ours_answers_with_any_places(
+    views: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded world's way: vectors of an aligned encoder, places of anybody's; the view for places alone counts."""
+    monkeypatch.setenv("GEOBATCH_CACHE", str(tmp_path / "cache"))
+    clip, folder = str(miniature.clip(tmp_path / "clip")), tmp_path / "encoder"
+    sizes = {"location": HeadConfig(size=10, hidden=6), "text": HeadConfig(size=7)}
+    head = {name: sizes.get(name) for name in views} if len(views) > 1 else sizes["location"]
+    network(clip, head, seed=3).save(folder)
+    gps = LocationEncoder(Gps(size=10, width=16, features=8))
+    gps.save(folder)
+    answers = miniature.places(40)
+    (tmp_path / "some.csv").write_text("\n".join(["LAT,LON", *(f"{a},{b}" for a, b in answers.tolist())]))
+    rng = np.random.default_rng(0)
+    vision = Vision(str(folder), precision="float32")
+    vectors = vision.encode([rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6)])
+    table = pa.table({"vector": pa.array(list(vectors), pa.list_(pa.float32())), **empty_columns(FATE, 6)})
+    rows = aligned(folder, tmp_path / "some.csv")()(table).to_pylist()
+    start = vision.view_sizes[0] if len(views) > 1 else 0
+    cosines = vectors[:, start : start + 10] @ gps.encode(*answers.T).T
+    assert [(row["latitude"], row["longitude"]) for row in rows] == [tuple(answers[best]) for best in cosines.argmax(axis=1)]
+    assert len({row["latitude"] for row in rows}) > 1
+
+
+def test_a_view_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    network(str(miniature.clip(tmp_path / "clip")), {"image": None, "text": HeadConfig(size=7)}).save(folder)
+    with pytest.raises(UserError, match="has the views image, text and no location"):
+        aligned(folder, tmp_path / "some.csv")
