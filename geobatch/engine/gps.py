@@ -139,8 +139,9 @@ class LocationEncoder(nn.Module):
             made.load_state_dict(load_file(folder / cls.WEIGHTS))
         except FileNotFoundError as error:
             missing = Path(error.filename or cls.WEIGHTS).name
-            raise UserError(f"{folder} holds no location encoder (no {missing}); give a folder that jobs/geotoken_align.py wrote"
-                            ) from error  # fmt: skip
+            raise UserError(
+                f"{folder} holds no location encoder (no {missing}); give a folder that jobs/geotoken_align.py wrote"
+            ) from error
         except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the location encoder in {folder} does not load ({_first_line(error)}); make it again") from error
         return made.eval()
