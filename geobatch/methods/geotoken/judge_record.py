@@ -63,6 +63,14 @@ def judged(tables: Iterable[pa.Table]) -> dict[str, Any]:
     }
 
 
+def line(record: dict[str, Any]) -> str:
+    """A record of `judged` in one line for people."""
+    return (
+        f"judge: {record['asked']:,} of {record['placed']:,} images went, {record['changed']:,} places changed, "
+        f"{sum(record['fell_back'].values()):,} kept the selector's for want of a verdict"
+    )
+
+
 def _ills(asked: int, answered: int, changed: int, fell: Counter[str]) -> list[str]:
     """What of these counts looks wrong; nothing is said of fewer than 20 images."""
     ills = []

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 
-from geobatch.methods.geotoken.judge_record import COLUMNS, judged
+from geobatch.methods.geotoken.judge_record import COLUMNS, judged, line
 from geobatch.schema import PLACE
 
 Mark = tuple[str | None, float | None, str | None, str | None]
@@ -42,6 +42,7 @@ def test_every_placed_row_is_counted_once() -> None:
         "fell_back": {"cut_off": 1, "unparsed": 2},
         "ills": [],
     }
+    assert line(told) == "judge: 7 of 9 images went, 3 places changed, 3 kept the selector's for want of a verdict"
     assert judged([two, one]) == told and json.loads(json.dumps(told)) == told
     assert judged([])["asked"] == 0
 
