@@ -3,6 +3,7 @@
 - Loose objects: `read_shard` against GETs one after another by boto3, from a server on loopback that waits 20 ms before
   it answers, about what S3 takes for a small object.
 - A tar on the local disk, against the standard library reading the same members into memory.
+- The same tar in 19 byte parts on the local disk, its readers one after another, against the whole one read by one.
 - Shards out of a zip of 30,000 members, against opening the zip for each of them, which reads its whole directory.
 """
 
@@ -55,7 +56,7 @@ server.serve_forever()
 def run() -> list[dict[str, object]]:
     """Medians of five alternating rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        return [_loose(), _tar(Path(folder)), _zip(Path(folder))]
+        return [_loose(), _tar(Path(folder)), _parts(Path(folder)), _zip(Path(folder))]
 
 
 def _loose() -> dict[str, object]:
@@ -104,6 +105,30 @@ def _tar(folder: Path) -> dict[str, object]:
     rate = len(data) / 1e6
     measured = f"{rate / spent:.0f} MB/s to Arrow against {rate / rival:.0f} MB/s to bytes, 2000 members of 60 kB"
     return _row("read a tar", "tarfile", spent, rival, measured)
+
+
+def _parts(folder: Path) -> dict[str, object]:
+    data = make.tar([(f"{n:05}.jpg", os.urandom(60_000 + n % 999)) for n in range(2000)])
+    (folder / "whole.tar").write_bytes(data)
+    step = -(-len(data) // 19)
+    (folder / "parts").mkdir()
+    for number in range(19):
+        (folder / f"parts/mp-16-images{number:02}").write_bytes(data[number * step : (number + 1) * step])
+    store, planning = Store(), []
+
+    def read(uri: Path) -> None:
+        config, count = ArchiveConfig(uri=str(uri)), 0
+        started = time.perf_counter()
+        table = pa.concat_tables([piece.table for piece in plan(store, config)])
+        planning.append(time.perf_counter() - started)
+        for number in pc.unique(table["shard"]).to_pylist():
+            count += sum(len(each.table) for each in read_shard(store, table.filter(pc.equal(table["shard"], number)), config))
+        assert count == 2000
+
+    spent, rival = _alternate(lambda: read(folder / "parts"), lambda: read(folder / "whole.tar"))
+    rate = len(data) / 1e6
+    measured = f"{rate / spent:.0f} MB/s in 19 parts against {rate / rival:.0f} MB/s whole, 2000 members of 60 kB, planning "
+    return _row("read a tar in byte parts", "the whole tar", spent, rival, f"{measured}{1e3 * median(planning[::2]):.0f} ms")
 
 
 def _zip(folder: Path) -> dict[str, object]:
