@@ -17,6 +17,7 @@ The trunk is frozen, or trained, or adapted by LoRA, the text trunk frozen or ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -146,7 +147,7 @@ class Align:
         rising = min(1.0, (step + 1) / max(self.warm_up, 1))
         if self.schedule == "step":
             return self.learning_rate * rising * self.gamma ** (step // max(1, images // self.batch))
-        return self.learning_rate * rising * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.length(images)))))
+        return self.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * step / self.length(images)))
 
     @classmethod
     def paper(cls, text: bool = True) -> Align:

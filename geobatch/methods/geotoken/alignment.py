@@ -106,8 +106,9 @@ class Alignment:
             loss = caching.backward(pieces, self._embed, lambda vectors: self.towers.loss(list(vectors), whole), self.device)
             caching.averaged(self._parameters)
         else:
+            batch = drawn.whole()
             with self._arithmetic():
-                loss = self._wrapped(drawn.whole())
+                loss = self._wrapped(batch)
             loss.backward()
         self._optimiser.step()
         self.step += 1
