@@ -12,7 +12,8 @@ class ArchiveConfig:
     """Where images lie. Every field but `uri` decides how a shard falls into slices: a run must keep them to its end."""
 
     uri: str
-    """An S3 prefix or a local folder, one tar, zip or Parquet file, or a CSV or Parquet manifest with a `uri` column."""
+    """An S3 prefix or a local folder, one tar (or the first of its byte parts), zip or Parquet file, or a CSV or Parquet
+    manifest with a `uri` column."""
     include: tuple[str, ...] = ()
     """Globs of names that are images whatever their extension; with any given, nothing else is."""
     exclude: tuple[str, ...] = ()
