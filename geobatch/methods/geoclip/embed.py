@@ -2,9 +2,11 @@
 
 The trunk is any CLIP that `geobatch.engine.vision` reads, by folder or hub name; the published head was trained on ViT-L/14's
 embedding *before* it is brought to unit length, and the result is what has unit length. Pictures come decoded to 336 pixels a
-side and are resized once more to CLIP's 224; where no resize is needed, what goes in is what CLIP's own processor makes.
+side and are resized once more to CLIP's 224: on 20 photographs that is on average 0.7 of 255 levels from what CLIP's own
+processor makes of the whole image, and 0.3 with `--decode.side 448`. Where no resize is needed, nothing differs.
 
-bfloat16, where the hardware has it, is the trunk's alone: the head is a thousandth of the work.
+bfloat16, where the hardware has it, is the trunk's alone: the head is a thousandth of the work. ViT-L/14 takes 2.2 s a picture
+of one core of an AMD EPYC in float32 and 1.1 s in bfloat16.
 """
 
 from __future__ import annotations

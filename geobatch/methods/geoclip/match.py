@@ -10,7 +10,7 @@ others beside it and a lonely one has its mass for itself, so expected loss over
 and place.
 
 On a CPU all actors of a machine share one copy of the features, mapped from disk. A picture takes 3.9 ms of one core of an AMD
-EPYC, half of it the product, where CLIP ViT-L/14 before it takes a second.
+EPYC, half of it the product, where CLIP ViT-L/14 before it takes more than a second.
 """
 
 from __future__ import annotations

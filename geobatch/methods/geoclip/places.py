@@ -1,6 +1,6 @@
 """The places that are answered with, and their features: made once a machine, then read from disk.
 
-Encoding GeoCLIP's 100,000 places is 1.9 TFLOP, about a minute of one core; the original spends it on every picture.
+Encoding GeoCLIP's 100,000 places is 1.9 TFLOP, half a minute of one core; the original spends it on every picture.
 Here the first actor that needs them writes `CACHE/geoclip/KEY.npy` (205 MB) and all actors of the machine map that file into
 memory, so that they share one copy. KEY hashes the encoder's files, the coordinates and a number raised by hand with the code:
 other weights or places make another file. The file appears by a rename, when it is whole; a lock that dies with its holder
