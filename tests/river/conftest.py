@@ -25,6 +25,7 @@ from geobatch.methods.geotoken.train import Fit
 from geobatch.schema import GALLERY, empty_columns
 from geobatch.store import Store, StoreConfig
 from tests.conftest import S3Server
+from tests.river.job import Ended, run_job
 
 CROPS, SINGLES = 600, 300
 
@@ -111,6 +112,20 @@ def bucket(s3: S3Server, tiny: Tiny) -> Iterator[str]:
     name = s3.bucket()
     upload(tiny.archive, f"s3://{name}/archive", s3.config())
     yield name
+
+
+@pytest.fixture(scope="session")
+def first(bucket: str, tiny: Tiny, s3: S3Server) -> Ended:
+    """The main job's undisturbed run over that archive into `s3://bucket/first`."""
+    return run_job(*arguments(bucket, "first", tiny, s3))
+
+
+def arguments(bucket: str, output: str, tiny: Tiny, s3: S3Server) -> list[str]:
+    """Of the main job."""
+    return [
+        *("--archive", f"s3://{bucket}/archive", "--output", f"s3://{bucket}/{output}", "--model", str(tiny.model)),
+        *("--store.endpoint", s3.endpoint, "--store.region", "us-east-1", "--shard-rows", "64"),
+    ]
 
 
 def upload(folder: Path, prefix: str, config: StoreConfig) -> None:

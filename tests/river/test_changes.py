@@ -11,9 +11,9 @@ import pytest
 from geobatch.benchmark.deposit import write_tar
 from geobatch.store import Store
 from tests.conftest import S3Server
-from tests.river.conftest import Tiny, upload
+from tests.river.conftest import Tiny, arguments, upload
 from tests.river.job import run_job, said
-from tests.river.test_geolocate import arguments, places
+from tests.river.test_geolocate import places
 
 
 def members(path: Path) -> list[tuple[str, bytes]]:

@@ -14,15 +14,8 @@ import pytest
 from geobatch.sink import latest, read
 from geobatch.store import Store
 from tests.conftest import S3Server
-from tests.river.conftest import Tiny
-from tests.river.job import run_job
-
-
-def arguments(bucket: str, output: str, tiny: Tiny, s3: S3Server) -> list[str]:
-    return [
-        *("--archive", f"s3://{bucket}/archive", "--output", f"s3://{bucket}/{output}", "--model", str(tiny.model)),
-        *("--store.endpoint", s3.endpoint, "--store.region", "us-east-1", "--shard-rows", "64"),
-    ]
+from tests.river.conftest import Tiny, arguments
+from tests.river.job import Ended, said
 
 
 def places(bucket: str, output: str, s3: S3Server) -> pa.Table:
@@ -46,8 +39,9 @@ def _opens_elsewhere(bucket: str, s3: S3Server, folder: Path, done: dict[str, in
 
 
 @pytest.mark.timeout(400)
-def test_every_image_once_and_nothing_to_do_the_second_time(bucket: str, tiny: Tiny, s3: S3Server, tmp_path: Path) -> None:
-    first = run_job(*arguments(bucket, "first", tiny, s3))
+def test_every_image_once_and_nothing_to_do_the_second_time(
+    bucket: str, tiny: Tiny, s3: S3Server, first: Ended, tmp_path: Path
+) -> None:
     assert first.status == 0, first.output
     table = places(bucket, "first", s3)
     assert sorted(table["image_id"].to_pylist()) == sorted(f"s3://{bucket}/archive/{name}" for name in tiny.names)
@@ -57,6 +51,6 @@ def test_every_image_once_and_nothing_to_do_the_second_time(bucket: str, tiny: T
     assert f"read {done['read']} = placed {done['placed']} + rejected 14" in first.output
     assert "Traceback" not in first.output
     _opens_elsewhere(bucket, s3, tmp_path, done)
-    again = run_job(*arguments(bucket, "first", tiny, s3))
+    again = said(*arguments(bucket, "first", tiny, s3))
     assert again.status == 0 and "nothing new" in again.output, again.output
     assert not Store(s3.config()).exists(f"s3://{bucket}/first/runs/000002/run.json")
