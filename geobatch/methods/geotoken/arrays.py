@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ class Growing:
             head, {"descr": described, "fortran_order": False, "shape": (self.rows, self.columns)}
         )
         self._file.write(head.getvalue())
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """(n, columns) more rows."""
@@ -98,27 +105,27 @@ def write_images(tables: Iterable[pa.Table], folder: Path) -> Known:
     ids: list[pa.Array] = []
     digests: list[bytes] = []
     vectors: Growing | None = None
-    places = Growing(folder / "places.npy", np.float64, 2)
-    for table in tables:
-        living = table.filter(pc.is_valid(table["vector"]))
-        if not len(living):
-            continue
-        block = np.asarray(matrix(living, "vector"), np.float32)
-        vectors = vectors or Growing(folder / "vectors.npy", np.float16, block.shape[1])
-        if block.shape[1] != vectors.columns:
-            raise UserError("vectors of different lengths: parts of two encoders are mixed; embed the images again")
-        where = np.stack([living["latitude"].to_numpy(), living["longitude"].to_numpy()], axis=1)
-        if not valid(where[:, 0], where[:, 1]).all():
-            raise UserError("a training image lies at a place that is none on Earth; correct its truth")
-        vectors.append(block)
-        places.append(where)
-        names = living["image_id"].cast(pa.string()).combine_chunks()
-        ids.extend(names.chunks if isinstance(names, pa.ChunkedArray) else [names])
-        digests.extend(_digests(names.to_pylist(), where, block))
-    places.close()
+    with ExitStack() as opened:
+        places = opened.enter_context(Growing(folder / "places.npy", np.float64, 2))
+        for table in tables:
+            living = table.filter(pc.is_valid(table["vector"]))
+            if not len(living):
+                continue
+            block = np.asarray(matrix(living, "vector"), np.float32)
+            if vectors is None:
+                vectors = opened.enter_context(Growing(folder / "vectors.npy", np.float16, block.shape[1]))
+            if block.shape[1] != vectors.columns:
+                raise UserError("vectors of different lengths: parts of two encoders are mixed; embed the images again")
+            where = np.stack([living["latitude"].to_numpy(), living["longitude"].to_numpy()], axis=1)
+            if not valid(where[:, 0], where[:, 1]).all():
+                raise UserError("a training image lies at a place that is none on Earth; correct its truth")
+            vectors.append(block)
+            places.append(where)
+            names = living["image_id"].cast(pa.string()).combine_chunks()
+            ids.extend(names.chunks if isinstance(names, pa.ChunkedArray) else [names])
+            digests.extend(_digests(names.to_pylist(), where, block))
     if vectors is None:
         raise UserError("no image has both a vector and a place; check the archive and its truth")
-    vectors.close()
     named = pa.concat_arrays(ids)
     order = pc.sort_indices(named).to_numpy().astype(np.int64)
     ordered = named.take(pa.array(order))
@@ -170,14 +177,16 @@ def write_neighbours(gallery: Gallery, known: Known, search: Search, folder: Pat
     blocks.mkdir(exist_ok=True)
     wide = images.shape[1] * 4 * (1 if surface is None else count)
     size = int(np.clip(BLOCK_BYTES // wide, 64, 1 << 16))
-    table = Growing(folder / "neighbours.npy", np.int32, count)
-    vectors = Growing(folder / "gallery_vectors.npy", np.float16, images.shape[1])
-    places = Growing(folder / "gallery_places.npy", np.float64, 2)
-    for start in range(0, len(gallery), size):
-        rows = np.arange(start, min(start + size, len(gallery)))
-        vectors.append(gallery.vectors(rows))
-        places.append(np.stack(gallery.places(rows), axis=1))
-    with Progress("neighbours", len(images), unit="images") as progress:
+    with (
+        Growing(folder / "neighbours.npy", np.int32, count) as table,
+        Growing(folder / "gallery_vectors.npy", np.float16, images.shape[1]) as vectors,
+        Growing(folder / "gallery_places.npy", np.float64, 2) as places,
+        Progress("neighbours", len(images), unit="images") as progress,
+    ):
+        for start in range(0, len(gallery), size):
+            rows = np.arange(start, min(start + size, len(gallery)))
+            vectors.append(gallery.vectors(rows))
+            places.append(np.stack(gallery.places(rows), axis=1))
         for start in range(0, len(images), size):
             path = blocks / f"{start}-{size}.npz"
             if not path.exists():
@@ -192,8 +201,6 @@ def write_neighbours(gallery: Gallery, known: Known, search: Search, folder: Pat
                     places.append(found["places"])
             table.append(np.pad(near, ((0, 0), (0, count - near.shape[1])), constant_values=-1))
             progress.add(len(near))
-    for file in (table, vectors, places):
-        file.close()
 
 
 def _look_up(gallery: Gallery, queries: npt.NDArray[np.float32], ids: list[str | None], search: Search, path: Path) -> None:

@@ -209,7 +209,8 @@ class GeoTokenModel(nn.Module):
         """(R, values) logits of token t of R prefixes with t codes each; their keys and values are added to `kept`."""
         t = codes_Rt.shape[1]
         near = memory.near.of(rows.image_R) if memory.near is not None else None
-        x_RW = self.inputs(codes_Rt, near)[:, -1]
+        # A row of t + 1 strides further each step: to a compiler, another program each.
+        x_RW = self.inputs(codes_Rt, near)[:, -1].contiguous()
         for layer, kept_here, keys_values in zip(self.decoder, kept, memory.layers, strict=True):
             x_RW = cast(DecoderLayer, layer).step(x_RW, t, kept_here, keys_values, memory.mask, rows)
         return self.heads[t](self.decoder_norm(x_RW))

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from geobatch.errors import UserError
-from geobatch.methods.geotoken.config import Sampling
+from geobatch.methods.geotoken import sample
+from geobatch.methods.geotoken.config import GeoToken, Sampling
 from geobatch.methods.geotoken.draws import shared
 from geobatch.methods.geotoken.inputs import context, places_of
 from geobatch.methods.geotoken.sample import Sample
@@ -143,3 +145,73 @@ def test_the_model_may_be_a_folder(tmp_path: Path) -> None:
     assert Sample(tmp_path)(table).equals(Sample(model_of())(table))
     other = Sample(model_of(replace(TINY, prefix="sum")))(table)
     assert not other["candidates"].equals(Sample(model_of())(table)["candidates"])
+
+
+def by_origin(found: pa.Table, row: int) -> dict[str, list[dict[str, object]]]:
+    out: dict[str, list[dict[str, object]]] = {}
+    for each in found["candidates"][row].as_py():
+        out.setdefault(each["origin"], []).append(each)
+    return out
+
+
+def test_draws_beam_and_greedy_stand_in_one_list_and_say_which_they_are() -> None:
+    model, table = model_of(), table_of()
+    found = Sample(model, Sampling(decode=("sample", "beam", "greedy"), samples=12, beam=4))(table)
+    alone = {kind: Sample(model, Sampling(decode=(kind,), samples=12, beam=4))(table) for kind in ("sample", "beam", "greedy")}
+    for row in range(7):
+        mixed = by_origin(found, row)
+        assert {kind: len(each) for kind, each in mixed.items()} | {"sample": 0} == {"sample": 0, "beam": 4, "greedy": 1}
+        # The draws are what they are alone, and they alone count.
+        assert mixed["sample"] == by_origin(alone["sample"], row)["sample"]
+        assert [each["count"] for each in mixed["beam"] + mixed["greedy"]] == [0] * 5
+        scores = [each["score"] for each in found["candidates"][row].as_py()]
+        assert scores == sorted(scores, reverse=True)
+        for kind in ("beam", "greedy"):
+            one = by_origin(alone[kind], row)
+            assert list(one) == [kind] and sum(each["count"] for each in one[kind]) == 12  # type: ignore[misc]
+            assert [each["latitude"] for each in one[kind]] == [each["latitude"] for each in mixed[kind]]
+
+
+def test_bfloat16_draws_nearly_the_same() -> None:
+    model, table = model_of(), table_of()
+    one, other = (Sample(model, Sampling(precision=each))(table) for each in ("float32", "bfloat16"))
+    same = [
+        len({(x["latitude"], x["longitude"]) for x in a} & {(x["latitude"], x["longitude"]) for x in b}) / len(a)
+        for a, b in zip(one["candidates"].to_pylist(), other["candidates"].to_pylist(), strict=True)
+    ]
+    assert np.mean(same) > 0.6 and not one.equals(other)
+
+
+def test_compiled_steps_draw_the_same_by_few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a GPU, then run as it is: one program for all layers, numbers of tokens and of prefixes."""
+    compiled: list[object] = []
+    compile_ = torch.compile
+
+    def traced(function: object, **named: object) -> object:
+        compiled.append(function)
+        return compile_(function, backend="eager", **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    config, table = replace(TINY, level=6), table_of()
+    expected = Sample(model_of(config), Sampling(compile="auto", samples=9))(table)
+    assert not compiled  # auto: on a GPU only
+    found = Sample(model_of(config), Sampling(compile="on", samples=9, batch=4))(table)
+    assert len(compiled) == config.decoder_layers
+    assert [_places(found, row) for row in range(7)] == [_places(expected, row) for row in range(7)]
+    # The first token, whose prefixes are one an image, and two shapes of those after it.
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+
+
+def test_batches_are_sized_by_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Sample(model_of()).images == 64 and Sample(model_of(), Sampling(batch=5)).images == 5
+    paper, sampling = GeoToken.paper(), Sampling()
+    each = sample.bytes_an_image(paper, sampling)
+    # 364 positions and 30 × 21 prefixes of 512 floats, twice, for 10 layers; the encoder's passing tensors are a tenth.
+    assert 2 * (364 + 630) * 512 * 10 * 4 < each < 1.3 * 2 * (364 + 630) * 512 * 10 * 4
+    assert sample.bytes_an_image(paper, Sampling(decode=("greedy",))) < each / 2
+    monkeypatch.setattr(sample, "free_bytes", lambda device: 100 * each)
+    assert sample.fitting(paper, sampling, torch.device("cuda")) == 50
+    monkeypatch.setattr(sample, "free_bytes", lambda device: 0)
+    assert sample.fitting(paper, sampling, torch.device("cuda")) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,3 +165,133 @@ def test_what_cannot_be_trained_is_refused() -> None:
         Fit(replace(TINY, vector_size=5), QUICK, examples)
     with pytest.raises(UserError, match="retrieve that many"):
         Fit(replace(TINY, neighbours=4), QUICK, examples)
+
+
+HARD = replace(QUICK, blackout=0.5, smoothing_km=300.0)
+
+
+def learnt(fit: Fit) -> torch.Tensor:
+    """The weights but for the biases of keys: these add the same to all scores of a row, so that their gradient is nothing
+    but rounding, of which AdamW makes whole steps.
+    """
+    values = {name: value.detach().clone() for name, value in fit.model.named_parameters()}
+    for name, value in values.items():
+        if name.endswith("key_value.bias"):
+            value[: len(value) // 2] = 0
+    return torch.cat([value.flatten() for value in values.values()])
+
+
+def wide_examples(images: int = 40) -> Any:
+    """Twice the neighbours that the network reads, so that farther ones may move up."""
+    examples = examples_of(images=images)
+    rng = np.random.default_rng(1)
+    return replace(examples, neighbours=np.concatenate([examples.neighbours, rng.integers(0, 40, (images, 3))], axis=1))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5])
+def test_micro_batches_make_the_plain_step(micro_batch: int) -> None:
+    plain, small = (Fit(TINY, replace(HARD, micro_batch=size), wide_examples()) for size in (16, micro_batch))
+    losses = [[fit.advance() for _ in range(4)] for fit in (plain, small)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    torch.testing.assert_close(learnt(small), learnt(plain), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(weights(plain), weights(Fit(TINY, HARD, wide_examples())))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_what_is_hidden_and_smoothed_is_the_same_for_any_number_of_workers(world: int) -> None:
+    def whole_and_part(world: int) -> list[torch.Tensor]:
+        fits = [Fit(TINY, HARD, wide_examples(), rank=rank, world=world) for rank in range(world)]
+        each = []
+        for fit in fits:
+            fit.model.zero_grad()
+            fit.model(*fit.batch(3)).backward()
+            each.append(torch.cat([parameter.grad.flatten() for parameter in fit.model.parameters()]))
+        return each
+
+    alone, shared = whole_and_part(1)[0], torch.stack(whole_and_part(world)).mean(0)
+    torch.testing.assert_close(shared, alone, atol=1e-6, rtol=1e-4)
+
+
+def test_a_blackout_changes_what_is_seen_and_nothing_else() -> None:
+    examples = wide_examples()
+    with_, without = (Fit(TINY, replace(QUICK, neighbour_dropout=0.0, blackout=share), examples) for share in (1.0, 0.0))
+    seen, plain = with_.seen(2)[0], without.seen(2)[0]
+    assert not torch.equal(seen.neighbour_points_BM3, plain.neighbour_points_BM3)
+    assert torch.equal(seen.views_BVD, plain.views_BVD) and torch.equal(with_.seen(2)[1], without.seen(2)[1])
+
+
+def test_images_kept_out_are_measured_and_the_best_weights_kept() -> None:
+    examples = examples_of(images=40)
+    training = replace(QUICK, steps=9, validate_steps=2, keep="best", learning_rate=3e-2)
+    rows = np.random.default_rng(0).permutation(40)
+    fit = Fit(TINY, training, examples.some(rows[:30]), held=examples.some(rows[30:]))
+    seen: dict[int, torch.Tensor] = {}
+    while fit.step < fit.steps:
+        fit.advance()
+        seen[fit.step] = weights(fit)
+    assert [each["step"] for each in fit.history] == [2, 4, 6, 8, 9]
+    assert {"loss", "greedy_25km", "token_0"} <= fit.history[0].keys()
+    best = min(fit.history, key=lambda each: each["loss"])
+    assert fit.figures()["best_step"] == best["step"] < 9  # random places: what is learnt is of no use
+    kept = torch.cat([fit.weights()[name].flatten() for name, _ in fit.model.named_parameters()])
+    assert torch.equal(kept, seen[int(best["step"])])
+    assert not Fit(TINY, training, examples, held=examples, rank=1, world=2).history
+    last = Fit(TINY, replace(training, keep="last", steps=2), examples, held=examples)
+    last.advance(), last.advance()
+    assert last.history and torch.equal(last.weights()["codes.weight"], last.model.state_dict()["codes.weight"])
+
+
+def test_a_restored_fit_goes_on_with_every_option() -> None:
+    config = replace(TINY, dropout=0.2)
+    training = replace(HARD, micro_batch=3, validate_steps=2, keep="best")
+    examples = wide_examples()
+    straight, first = (Fit(config, training, examples, held=examples) for _ in range(2))
+    for _ in range(6):
+        straight.advance()
+    for _ in range(3):
+        first.advance()
+    buffer = io.BytesIO()
+    torch.save(first.state(), buffer)
+    buffer.seek(0)
+    second = Fit(config, training, examples, held=examples)
+    second.restore(torch.load(buffer, weights_only=True))
+    for _ in range(3):
+        second.advance()
+    assert torch.equal(weights(second), weights(straight))
+    assert second.history == straight.history and second.best.keys() == straight.best.keys()
+    assert all(torch.equal(second.best[name], straight.best[name]) for name in straight.best)
+    # A size found by counting is part of the state: another machine must not change the dropout's masks.
+    found = Fit(config, replace(training, micro_batch=0), examples)
+    found.advance()
+    other = Fit(config, replace(training, micro_batch=0), examples)
+    other.restore({**found.state(), "micro_batch": 7})
+    other.advance()
+    assert found.micro_batch == 16 and other.micro_batch == 7
+
+
+def test_workers_talk_once_a_step(tmp_path: Path) -> None:
+    """Under torch's own wrapper, whose hook counts: the gradients of all micro-batches are exchanged together."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    exchanged: list[int] = []
+
+    def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations, and wants no strings
+        exchanged.append(bucket.index())
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    def wrap(module: torch.nn.Module) -> torch.nn.Module:
+        wrapped = torch.nn.parallel.DistributedDataParallel(module)
+        wrapped.register_comm_hook(None, hook)
+        return wrapped
+
+    try:
+        fit = Fit(TINY, replace(HARD, micro_batch=3), wide_examples(), wrap=wrap)
+        alone = Fit(TINY, replace(HARD, micro_batch=16), wide_examples())
+        for step in range(3):
+            exchanged.clear()
+            assert fit.advance() == pytest.approx(alone.advance(), abs=1e-5)
+            assert exchanged.count(0) == 1, step
+        torch.testing.assert_close(learnt(fit), learnt(alone), atol=1e-5, rtol=1e-5)
+    finally:
+        torch.distributed.destroy_process_group()

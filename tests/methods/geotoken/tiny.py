@@ -52,7 +52,7 @@ def model_of(config: GeoToken = TINY, seed: int = 0, sharpness: float = 12.0) ->
 def arrays(config: GeoToken = TINY, images: int = 4, seed: int = 0, neighbours: int | None = None) -> list[np.ndarray]:
     """The arguments of `context` after the config: vectors, neighbours' vectors, latitudes and longitudes."""
     rng = np.random.default_rng(seed)
-    width, count = len(config.views) * config.vector_size, config.neighbours if neighbours is None else neighbours
+    width, count = config.vector_length, config.neighbours if neighbours is None else neighbours
     shorter = len(config.views) ** -0.5  # as views are in a vector of unit length
     return [
         rng.normal(size=(images, width)) * shorter,
@@ -69,7 +69,7 @@ def batch_of(config: GeoToken = TINY, images: int = 4, seed: int = 0, neighbours
 def examples_of(config: GeoToken = TINY, images: int = 16, gallery: int = 40, seed: int = 0) -> Examples:
     """Random places and vectors; about one neighbour in six is missing."""
     rng = np.random.default_rng(seed)
-    width = len(config.views) * config.vector_size
+    width = config.vector_length
 
     def places(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         vectors = rng.normal(size=(count, width)).astype(np.float32)
