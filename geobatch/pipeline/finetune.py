@@ -119,9 +119,7 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
         if not getattr(config, name):
             raise UserError(f"nothing is given as --{name}; say where the {name} {'are' if name == 'captions' else 'goes'}")
     if config.tuning.batch % loop.workers:
-        raise UserError(
-            f"a batch of {config.tuning.batch} cannot be shared equally by {loop.workers} workers; give a multiple"
-        )
+        raise UserError(f"a batch of {config.tuning.batch} cannot be shared equally by {loop.workers} workers; give a multiple")
     if config.output.startswith("s3://"):
         raise UserError(f"a model is written to a folder, not to {config.output}; copy it into the bucket afterwards")
     store = Store(config.store)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.actors import Hands, cores, join_cluster
 from geobatch.archive.config import ArchiveConfig
 from geobatch.image import Decode, DecodeConfig
+from geobatch.methods.geoclip import locate as geoclip
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geolocsft.health import COLUMNS, health
+from geobatch.methods.geotoken import judge_record
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint
@@ -25,7 +29,7 @@ from geobatch.store import Store, StoreConfig, join
 ANSWER_VERSION = 2
 
 
-#: Images of a slice whose pictures are 2 to 3 MB each.
+#: Images of a slice whose pictures travel to a language model: 0.3 MB each at 336 pixels, 2 to 3 MB at 896.
 _LARGE_PICTURES = 64
 
 
@@ -40,7 +44,7 @@ class GeolocateBucket:
     """Where the table goes: s3://bucket/prefix or a folder. The same command takes up a run that died."""
     model: str
     """Folder or s3:// prefix of a trained model; with --method geolocsft also a vision-language model as it was published, by
-    folder or hub name, to be asked zero-shot."""
+    folder or hub name, to be asked zero-shot; with --method geoclip CLIP ViT-L/14, openai/clip-vit-large-patch14."""
     gallery: str | None = None
     """Folder or s3:// prefix of a gallery; default: the one that the model's folder names."""
     method: str | None = None
@@ -58,6 +62,8 @@ class GeolocateBucket:
     """Settings of the method GeoToken."""
     geolocsft: geolocsft.Locate = field(default_factory=geolocsft.Locate)
     """Settings of the method GeoLocSFT."""
+    geoclip: geoclip.Locate = field(default_factory=geoclip.Locate)
+    """Settings of the method GeoCLIP."""
     no_exif: bool = False
     """Leave EXIF coordinates and capture time out of the table."""
     coarsen: float = 0.0
@@ -65,7 +71,7 @@ class GeolocateBucket:
     relocate: bool = False
     """Start the table at --output anew although another model, gallery or setting made it."""
     shard_rows: int = ArchiveConfig.shard_rows
-    """Images of one unit of work, at most; with GeoLocSFT never more than 64, whose pictures are 2 to 3 MB each."""
+    """Images of one unit of work, at most; never more than 64 where a language model sees the pictures, which are large."""
     workers: int = 0
     """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
     address: str | None = None
@@ -85,10 +91,9 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
     chosen = choose(Store(config.store), config, workers)
     decode = replace(config.decode, exif=not config.no_exif)
-    rows = config.shard_rows
-    if chosen.side is not None:
-        decode = replace(decode, side=chosen.side if decode.side == DecodeConfig.side else decode.side)
-        rows = min(rows, _LARGE_PICTURES)
+    rows = min(config.shard_rows, _LARGE_PICTURES) if chosen.far else config.shard_rows
+    if chosen.side is not None and decode.side == DecodeConfig.side:
+        decode = replace(decode, side=chosen.side)
     decides = {
         "answer_version": ANSWER_VERSION,
         "method": chosen.method,
@@ -118,8 +123,13 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     )
     if account["new"]:
         tell(account, config.output)
-    if chosen.method == "geolocsft" and (found := diagnose(Store(config.store), config.output, account["run"])):
+    store, run = Store(config.store), account["run"]
+    if chosen.method == "geolocsft" and (found := diagnose(store, config.output, run)):
         account["health"] = found
+    judged = chosen.method == "geotoken" and config.geotoken.judge.asked
+    if judged and (found := diagnose(store, config.output, run, "judge", JUDGED)):
+        account["judge"] = found
+        say(judge_record.line(found))
     return account
 
 
@@ -128,21 +138,28 @@ def decoding(config: DecodeConfig, workers: int) -> Hands:
     return Hands(stage=Decode, make={"config": config}, workers=workers)
 
 
-def diagnose(store: Store, output: str, run: str) -> dict[str, Any] | None:
-    """Looks for what goes wrong with a language model as a whole, says it, and keeps it as `runs/RUN/health.json`.
+Examine = tuple[tuple[str, ...], Callable[[Iterable[pa.Table]], dict[str, Any]]]
 
-    Done once a run: None where its health is known. A driver that dies between the table and this leaves it to the next call.
+#: What `diagnose` reads of a language model's answers and of a judge's, and makes of them.
+HEALTH: Examine = (COLUMNS, lambda rows: health(rows).record())
+JUDGED: Examine = (judge_record.COLUMNS, judge_record.judged)
+
+
+def diagnose(store: Store, output: str, run: str, name: str = "health", examine: Examine = HEALTH) -> dict[str, Any] | None:
+    """Looks at a finished run's rows, says what is wrong ("ills"), and keeps the record as `runs/RUN/NAME.json`.
+
+    Done once a run: None where the record is there. A driver that dies between the table and this leaves it to the next call.
     """
-    uri = join(output, "runs", run, "health.json")
+    uri = join(output, "runs", run, f"{name}.json")
     if store.exists(uri):
         return None
     table = latest(store, output)
     assert table is not None  # the flow has published it
-    rows = table.of_run(run).tables(store, ["run", *COLUMNS])
-    found = health(each.filter(pc.equal(each["run"], run)) for each in rows)
-    record = found.record()
+    columns, look = examine
+    rows = table.of_run(run).tables(store, list(dict.fromkeys(["run", *columns])))
+    record = look(each.filter(pc.equal(each["run"], run)) for each in rows)
     store.put_if_absent(uri, json.dumps(record, indent=1).encode())
-    for ill in found.ills:
+    for ill in record["ills"]:
         say(f"warning: {ill}")
     return record
 

@@ -1,7 +1,7 @@
 """Which method locates, with which folders, and what of all that decides a row.
 
 A model folder with a card (`geobatch.json`) names its method. A vision-language model as it was published has none: it is asked
-zero-shot with `--method geolocsft`.
+zero-shot with `--method geolocsft`. GeoCLIP is CLIP as it was published and four files beside it: `--method geoclip`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Protocol
 from geobatch.actors import Hands
 from geobatch.engine import scripted
 from geobatch.errors import UserError
+from geobatch.methods.geoclip import locate as geoclip
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
-from geobatch.pipeline.flow import described
 from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, fingerprint_of_base, local_folder
 from geobatch.store import Store
 
 #: Each has `Locate`, its settings.
-METHODS = ("geotoken", "geolocsft")
+METHODS = ("geotoken", "geolocsft", "geoclip")
 
 
 class Asked(Protocol):
@@ -46,6 +46,10 @@ class Asked(Protocol):
     def geolocsft(self) -> geolocsft.Locate:
         """Settings."""
 
+    @property
+    def geoclip(self) -> geoclip.Locate:
+        """Settings."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -56,12 +60,14 @@ class Chosen:
         decides: what of model, gallery and settings decides a row, as JSON.
         river: its stages, from pictures to places.
         side: pixels of the pictures' shorter side that the model was made for, or None.
+        far: whether pictures travel beyond the first stage, so that slices must be small.
     """
 
     method: str
     decides: dict[str, Any]
     river: list[Hands]
     side: int | None = None
+    far: bool = False
 
 
 def choose(store: Store, asked: Asked, workers: int) -> Chosen:
@@ -75,6 +81,8 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
     if asked.method == "geolocsft" and not _carded(store, asked.model):
         who = geolocsft.Student(base=base_of(store, asked.model), form=asked.geolocsft.form)
         return _geolocsft(store, asked, who, {}, workers, geolocsft.SIDE)
+    if asked.method == "geoclip":
+        return _geoclip(store, asked, workers)
     folder = local_folder(store, asked.model, "model")
     about = card(folder)
     if asked.method not in (None, about["method"]):
@@ -130,18 +138,40 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
     if named is None:
         raise UserError(f"{asked.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
     gallery = local_folder(store, named, "gallery")
+    settings, judge = asked.geotoken, {}
+    if settings.judge.model:
+        base = base_of(store, settings.judge.model)
+        if not _speaks(base):
+            raise UserError(f"{base} holds no vision-language model (no config.json); a judge is one")
+        settings = replace(settings, judge=replace(settings.judge, model=base))
+        judge = {"judge": fingerprint_of_base(base)}
     decides = {
         "model": fingerprint_of(folder, leave=(CARD,)),
         "gallery": geotoken.gallery_fingerprint(gallery),
-        "settings": described(asked.geotoken),
+        "settings": geotoken.decides(settings),
+        **judge,
     }
-    return Chosen("geotoken", decides, geotoken.river(folder, gallery, asked.geotoken, workers))
+    return Chosen("geotoken", decides, geotoken.river(folder, gallery, settings, workers), far=settings.judge.asked)
+
+
+def _speaks(base: str) -> bool:
+    """Whether a folder holds a vision-language model, or a table that answers for one."""
+    return any((Path(base) / name).is_file() for name in ("config.json", scripted.FILE))
+
+
+def _geoclip(store: Store, asked: Asked, workers: int) -> Chosen:
+    # A name of the hub stays a name: all of that repository is four times what one framework reads.
+    backbone = str(local_folder(store, asked.model, "CLIP")) if is_path(asked.model) else asked.model
+    settings = asked.geoclip
+    if settings.weights is not None:
+        settings = replace(settings, weights=str(local_folder(store, settings.weights, "GeoCLIP weights")))
+    decides = {**geoclip.decides(settings), "base": fingerprint_of_base(backbone)}
+    return Chosen("geoclip", decides, geoclip.river(backbone, settings, workers))
 
 
 def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict[str, Any], workers: int, side: int) -> Chosen:
     settings = asked.geolocsft
-    base = Path(who.base)
-    if not (base / "config.json").is_file() and not (base / scripted.FILE).is_file():
+    if not _speaks(who.base):
         raise UserError(f"{who.base} holds no vision-language model (no config.json); give the whole folder of one")
     decides = {**geolocsft.decides(who, settings), "base": fingerprint_of_base(who.base), **trained}
     if settings.hints:
@@ -151,4 +181,4 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
         encoder = local_folder(store, settings.hint_encoder, "encoder")
         decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
         who = replace(who, gallery=str(gallery), encoder=str(encoder))
-    return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side)
+    return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side, far=True)

@@ -13,7 +13,7 @@ import pytest
 from geobatch.archive.plan import plan
 from geobatch.pipeline import geolocate as main_job
 from geobatch.pipeline.flow import Flow
-from geobatch.pipeline.geolocate import GeolocateBucket, diagnose, geolocate
+from geobatch.pipeline.geolocate import JUDGED, GeolocateBucket, diagnose, geolocate
 from geobatch.sink import Run, Stamp, Write, begin, latest, open_run
 from geobatch.store import Store, StoreConfig
 from tests.sink.rows import located, manifest, piece
@@ -32,8 +32,8 @@ class Counting(Store):
         return super().get_many(names)
 
 
-def night(output: Path, names: list[str], fingerprint: str = "f", where: dict[str, float] | None = None, **rows: Any) -> Run:
-    """One finished run over some new images, each a shard; all at one place if there is a `where`."""
+def night(output: Path, names: list[str], fingerprint: str = "f", where: dict[str, Any] | None = None, **rows: Any) -> Run:
+    """One finished run over some new images, each a shard; `where` says what stands in columns of all."""
     run, _ = open_run(Store(), str(output), method="geolocsft", fingerprint=fingerprint, archive={}, relocate=False)
     run = begin(run)
     plan = run.freeze([manifest([("object", [name]) for name in names])], {"listed": 9, "skipped": 0, "known": 0})
@@ -41,7 +41,7 @@ def night(output: Path, names: list[str], fingerprint: str = "f", where: dict[st
     for shard, name in enumerate(names):
         there = located([name], **rows)
         for axis, value in (where or {}).items():
-            there = there.set_column(there.column_names.index(axis), axis, pa.array([value]))
+            there = there.drop_columns([axis] if axis in there.column_names else []).append_column(axis, pa.array([value]))
         write(piece(shard, there))
     run.finish(plan)
     return run
@@ -101,3 +101,15 @@ def test_a_run_that_looks_ill_says_so_and_keeps_the_figures(tmp_path: Path, caps
     assert "drew 100.0 % of 120 different images" in said
     record = json.loads((tmp_path / f"runs/{run.id}/health.json").read_text())
     assert record["effective_places"] == 1 and len(record["ills"]) == 2
+
+
+def test_what_a_judge_did_is_counted_from_its_run_alone(tmp_path: Path) -> None:
+    night(tmp_path, ["a", "b"], where={"chosen_by": "judge"})
+    second = night(tmp_path, ["c", "d", "e"], where={"chosen_by": "judge", "score": None})
+    third = night(tmp_path, ["f"], where={"chosen_by": "expected_share", "fallback": "judge: refused"})
+    found = diagnose(Store(), str(tmp_path), second.id, "judge", JUDGED)
+    assert found == json.loads((tmp_path / "runs/000002/judge.json").read_text())
+    assert found is not None and (found["placed"], found["asked"], found["changed"], found["agreed"]) == (3, 3, 3, 0)
+    other = diagnose(Store(), str(tmp_path), third.id, "judge", JUDGED)
+    assert other is not None and other["fell_back"] == {"refused": 1} and other["answered"] == 0
+    assert diagnose(Store(), str(tmp_path), third.id, "judge", JUDGED) is None
