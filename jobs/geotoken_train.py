@@ -2,6 +2,8 @@
 
     python jobs/geotoken_train.py --archive .demo/training --truth .demo/training.csv --encoder .demo/encoder \\
         --gallery .demo/gallery --output .demo/model --preset small
+
+With `--reward also` the reward model is trained after it, with `--reward only` for the network that the output holds already.
 """
 
 import sys

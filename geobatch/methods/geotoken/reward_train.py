@@ -93,7 +93,8 @@ class RewardFit(Fit):
         """Figures on images kept out.
 
         Returns:
-            `loss` (nats) and `loss_constant` of the best answer that is the same for all, `auc` over all draws,
+            `loss` (nats) and `loss_constant` of the best answer that is the same for all, `auc` over all draws (left out where
+            none, or all, are right),
             `right_mean` the share of draws that are right, `right_reward` and `right_any` the share of images whose draw of
             the highest reward, and any draw, is.
         """
@@ -122,10 +123,11 @@ def judged(odds_NK: Tensor, right_NK: Tensor) -> dict[str, float]:
     positive, negative = float(truth.sum()), float((1 - truth).sum())
     above = float((middle * truth.numpy()).sum()) - positive * (positive + 1) / 2
     best = right_NK.gather(1, odds_NK.argmax(1, keepdim=True))
+    area = {"auc": above / (positive * negative)} if positive * negative else {}
     return {
         "loss": float(functional.binary_cross_entropy_with_logits(flat, truth)),
-        "loss_constant": float(entropy),
-        "auc": above / (positive * negative) if positive * negative else float("nan"),
+        "loss_constant": abs(float(entropy)),
+        **area,
         "right_mean": share,
         "right_reward": float(best.double().mean()),
         "right_any": float(right_NK.amax(1).double().mean()),

@@ -1,0 +1,101 @@
+"""What the training job makes of its arguments, and what its workers make of its files; Ray itself is the river's tests'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geobatch.engine.gallery import Gallery, collect
+from geobatch.engine.surface import Surface
+from geobatch.errors import UserError
+from geobatch.methods.geotoken import arrays as files
+from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
+from geobatch.methods.geotoken.model import GeoTokenModel
+from geobatch.methods.geotoken.reward import RewardModel
+from geobatch.pipeline.train import GeoTokenTrain, _name, _network, _split, _training, train
+from geobatch.pipeline.trainees import Make, MakeReward, part
+from geobatch.train.loop import Worker
+from tests.methods.geotoken.test_arrays import tables
+
+
+def asked(**more: object) -> GeoTokenTrain:
+    return GeoTokenTrain(archive="a", output="o", encoder="e", gallery="g", **more)  # type: ignore[arg-type]
+
+
+def gallery_of(views: dict[str, int]) -> Gallery:
+    found = collect(tables(30, size=sum(views.values())))
+    found.record["views"] = views
+    return found
+
+
+def test_the_network_reads_the_views_that_the_gallery_has() -> None:
+    one = gallery_of({"image": 16})
+    assert _network(asked(preset="small"), one) == GeoToken.small(16)
+    assert _network(asked(), one) == GeoToken(views=("image",), vector_size=16)
+    three = {"image": 6, "location": 6, "text": 6}
+    assert _network(asked(), gallery_of(three)) == GeoToken(vector_size=6)
+    unequal = _network(asked(group_size=2, neighbours=3), gallery_of({"image": 8, "location": 4}))
+    assert (unequal.views, unequal.view_sizes, unequal.vector_size) == (("image", "location"), (8, 4), 8)
+    assert (unequal.length, unequal.neighbours) == (11, 3)
+
+
+def test_what_is_named_overrides_the_preset_and_nothing_else() -> None:
+    assert _training(asked()) == Training.paper() and _training(asked(preset="small")) == Training.small()
+    named = {"steps": 7, "batch": 32, "micro_batch": 4, "smoothing_km": 25.0, "blackout": 0.2, "keep": "best", "bf16": False}
+    found = _training(asked(preset="small", **named))
+    assert all(getattr(found, name) == value for name, value in named.items())
+    assert found.learning_rate == Training.small().learning_rate
+
+
+def test_images_kept_out_leave_a_batch_to_learn_from() -> None:
+    kept, held = _split(100, 0.2, Training(batch=64))
+    assert len(held) == 20 and sorted([*kept, *held]) == list(range(100))
+    assert len(_split(100, 0.9, Training(batch=64))[1]) == 36
+    assert not np.array_equal(held, _split(100, 0.2, Training(batch=64, seed=1))[1])
+
+
+def test_a_trainings_name_is_all_that_decides_it() -> None:
+    names = {
+        _name("x", "y", GeoToken.small(), training, config)
+        for training, config in [
+            (Training.small(), asked()),
+            (Training.small(), asked(validation=0.1)),
+            (Training.small(), asked(exclude_above=0.9)),
+            (Training(smoothing_km=3.0), asked()),
+        ]
+    }
+    assert len(names) == 4
+    assert _name("x", "y", GeoToken.small(), Training.small(), asked(workers=3)) in names
+
+
+def test_workers_train_both_models_from_files(tmp_path: Path) -> None:
+    network = GeoToken.small(8)
+    gallery, known = collect(tables(60)), files.write_images(tables(50, name="b"), tmp_path)
+    files.write_neighbours(gallery, known, files.Search(count=10, surface=Surface(neighbours=6)), tmp_path)
+    kept, held = _split(len(known), 0.3, Training(batch=8))
+    np.save(tmp_path / "kept.npy", kept)
+    np.save(tmp_path / "held.npy", held)
+    assert set(part(tmp_path, "kept").places()[0]).isdisjoint(part(tmp_path, "held").places()[0])
+    training = Training(batch=8, steps=2, bf16=False, blackout=0.5, smoothing_km=90.0)
+    trainee = Make(str(tmp_path), network, training)(Worker())
+    while trainee.step < trainee.steps:
+        trainee.advance()
+    trainee.save(tmp_path / "geotoken")
+    assert GeoTokenModel.load(tmp_path / "geotoken").config == network
+    said = json.loads((tmp_path / "geotoken/config.json").read_text())
+    assert said["history"][0]["step"] == 2 and said["training"]["blackout"] == 0.5
+    rewarding = Rewarding(samples=4, hidden=16, training=Training(batch=8, steps=2, bf16=False))
+    judge = MakeReward(str(tmp_path), rewarding, str(tmp_path / "geotoken"))(Worker())
+    while judge.step < judge.steps:
+        judge.advance()
+    judge.save(tmp_path / "reward")
+    assert RewardModel.load(tmp_path / "reward").config == network
+    assert json.loads((tmp_path / "reward/config.json").read_text())["training"]["samples"] == 4
+
+
+def test_an_unknown_preset_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(UserError, match='"paper" or "small"'):
+        train(asked(preset="large"))
