@@ -53,12 +53,12 @@ def _training(config: GeoToken, bf16: bool) -> dict[str, object]:
     before = _memory()
     with FlopCounterMode(display=False) as counted:
         fit.advance()
-    grown = (_memory(peak=True) - before) / 2**20
     flops = counted.get_total_flops()
     times, rates = [], []
     for _ in range(ROUNDS):
         rates.append(_flops_a_second(bf16, size * 364))
         times.append(_seconds(fit.advance))
+    grown = (_memory(peak=True) - before) / 2**20
     seconds, rate = median(times), median(rates)
     parameters = sum(parameter.numel() for parameter in fit.model.parameters())
     expected = (found.bytes_an_image * size + found.bytes_fixed - 4 * parameters) / 2**20
@@ -69,7 +69,7 @@ def _training(config: GeoToken, bf16: bool) -> dict[str, object]:
         "measured": (
             f"{size / seconds:.2f} images a second ({seconds:.2f} s a step, {'bfloat16' if bf16 else 'float32'}); "
             f"{flops / size / 1e9:.1f} GFLOP an image at {rate / 1e9:.0f} GFLOP/s; largest batch that fits: {found}; beside "
-            f"the parameters the first step of {size} took {grown:,.0f} MiB where {expected:,.0f} were counted; {_machine()}"
+            f"the parameters steps of {size} took {grown:,.0f} MiB where {expected:,.0f} were counted; {_machine()}"
         ),
     }
 
