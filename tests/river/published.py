@@ -23,14 +23,14 @@ def through(folder: Path) -> None:
     archive, truth = (folder / "training").read_text().split("\t")
     encoder, gallery, model = (str(folder / name) for name in ("encoder", "gallery", "model"))
     loop = Loop(workers=1)
-    labelled = {"archive": archive, "truth": truth}
+    labelled = {"archive": archive, "truth": truth, "workers": 1}
     align_encoder(GeoTokenAlign(**labelled, output=encoder, preset="small", steps=3, batch=64, loop=loop))
     build_gallery(BuildGallery(**labelled, output=gallery, encoder=encoder))
     card = train(
         GeoTokenTrain(**labelled, output=model, encoder=encoder, gallery=gallery, preset="small", steps=4, batch=64, loop=loop)
     )
     archive, truth = (folder / "benchmark").read_text().split("\t")
-    account = geolocate(GeolocateBucket(archive=archive, output=str(folder / "places"), model=model))
+    account = geolocate(GeolocateBucket(archive=archive, output=str(folder / "places"), model=model, workers=1))
     evaluate_places(
         Evaluate(
             places=str(folder / "places"), truth=truth, output=str(folder / "evaluation"), count_missing=True, bootstrap=50
@@ -40,6 +40,6 @@ def through(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    start([Hands(stage=Loop, workers=14)])
+    start([Hands(stage=Loop, workers=6)])  # Ray makes as many processes as CPUs before any is asked for
     for name in sys.argv[2:]:
         through(Path(sys.argv[1]) / name)
