@@ -14,6 +14,8 @@ Four settings are not in the paper, and `paper()` has them off:
   Both orders name the same cells.
 - `relative`: what decides the next token is where the neighbours lie as seen from the cell so far; see `relative`.
 - `similarity`: the cosine of each neighbour to the query as a number, which attention can otherwise only approximate.
+
+Nor are `neighbour_dropout`, `blackout` (`examples`) and `smoothing_km` (`smoothing`) in training, which both presets leave off.
 """
 
 from __future__ import annotations

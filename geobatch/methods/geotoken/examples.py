@@ -12,6 +12,10 @@ Two ways of hiding neighbours teach the network what to do when retrieval finds 
   what a gallery without that region would have found. Where rows name more neighbours than the network reads, farther
   ones take the places of the hidden; the place between images, which leads, is hidden and not replaced.
 
+Measured on the embedded world, the demo's network without places between images, 250 steps of 96: greedy places of 1,000 crops
+within 200 km were 98.6 % plain and 98.4 % with half of the images blacked out; with all neighbours within 100 km hidden at
+test time 72.6 and 69.0, within 2,500 km with those up to 500 km hidden 36.4 and 37.2. So short a training gains nothing by it.
+
 What is hidden is a function of (seed, step) and the image's place in the whole batch, so that it is the same for any number
 of workers.
 """
