@@ -138,7 +138,9 @@ def _known(store: Store, table: Snapshot) -> Any:
 
 def _work(run: Run, frozen: dict[str, Any], job: Flow) -> None:
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
-    read = Hands(stage=Read, make={"archive": job.archive, "store": job.store, "output": job.store}, cpus=0.5)
+    # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
+    readers = max(1, max(hands.workers for hands in job.river) // 4)
+    read = Hands(stage=Read, make={"archive": job.archive, "store": job.store, "output": job.store}, workers=readers, cpus=0.5)
     write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
     river = [read, *job.river, write]
     whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
