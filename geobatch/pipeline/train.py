@@ -141,8 +141,8 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
     start([Hands(stage=Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
     card = json.loads((output / CARD).read_text()) if (output / CARD).is_file() else {}
     if config.reward != "only" and not (card.get("trained") == name and (output / NETWORK).is_dir()):
-        shutil.rmtree(output / REWARD, ignore_errors=True)  # of another network
         spent = taught(Make(str(work / "arrays"), network, training), output / NETWORK, name, training, config.loop)
+        shutil.rmtree(output / REWARD, ignore_errors=True)  # of another network
         shutil.copytree(encoder, output / ENCODER, dirs_exist_ok=True)
         card = {
             "method": "geotoken",
