@@ -29,6 +29,7 @@ import torch
 
 from geobatch.engine.gallery import Gallery, Indexing, append, build, load
 from geobatch.engine.gallery.sharded import Part, open_sharded, parts
+from geobatch.engine.gallery.stored import merged
 from geobatch.engine.gps import LocationEncoder
 from geobatch.methods.geoclip.weights import find
 from geobatch.service import Service
@@ -196,8 +197,6 @@ def step_shards(scratch: Path) -> dict[str, Any]:
     truth = whole._finder.stored.search(queries, K)[1]  # type: ignore[attr-defined]
     ours, theirs = split.search(queries, K)[1], whole.search(queries, K)[1]
     flat = split._finder.ask("search", queries[:256], K, True)  # type: ignore[attr-defined]
-    from geobatch.engine.gallery.stored import merged
-
     return {
         "recall": _recall(ours, truth),
         "whole": _recall(theirs, truth),

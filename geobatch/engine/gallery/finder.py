@@ -31,11 +31,12 @@ class Local:
 
     Args:
         stored: all rows.
+        kind: of index.
         opens: opens the index; None: search is exact.
     """
 
-    def __init__(self, stored: Stored, opens: Callable[[], Index] | None = None) -> None:
-        self.stored, self._opens = stored, opens
+    def __init__(self, stored: Stored, kind: str = "flat", opens: Callable[[], Index] | None = None) -> None:
+        self.stored, self.kind, self._opens = stored, kind, opens
 
     @cached_property
     def index(self) -> Index | None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geobatch.engine.gallery.exclude import codes, dropping, search_without
 from geobatch.engine.gallery.finder import Finder, Local
+from geobatch.engine.gallery.gpu import on_gpu
 from geobatch.engine.gallery.index import Index
 from geobatch.engine.gallery.record import GROUP, INDEX, PLACES, RECORD, columns_of, read_record, write_record
 from geobatch.engine.gallery.stored import Halves, Rows, Stored, Vectors
@@ -194,11 +195,12 @@ def load(folder: Path, searched: Sequence[str] | None = None) -> Gallery:
         record = {**record, "searched": list(searched)}
     stored, places = open_stored(folder, record), open_places(folder, record)
     if record["kind"] == "flat":
-        return Gallery(Local(stored), places, record)
+        return Gallery(on_gpu(Local(stored)), places, record)
     index = folder / record["index"]
     if not index.is_file() or index.stat().st_size != record["index_bytes"]:
         raise _broken(folder, ValueError(f"{record['index']} is gone or cut short"))
-    return Gallery(Local(stored, partial(open_index, folder, record)), places, record)
+    local = Local(stored, record["kind"], partial(open_index, folder, record))
+    return Gallery(on_gpu(local), places, record)
 
 
 def open_stored(folder: Path, record: dict[str, Any]) -> Stored:
