@@ -12,8 +12,9 @@ pieces are made by callables, which have to return the same again.
 The parts of the network that take part are not wrapped in DistributedDataParallel: its hooks expect one backward pass a step
 and would reduce each piece. `averaged` reduces the sum once, at the end, in one flat buffer.
 
-Against the plain gradient, with dropout, over two workers: 3e-7 of the largest. Not covered: batch normalisation, whose
-statistics are of the piece and would be updated twice a step (`refuse_batch_norm` says so), mixed precision with loss scaling.
+Against the plain gradient, with dropout: within 1e-7 of each parameter's largest; over two workers 7e-7. Not covered: batch
+normalisation, whose statistics are of the piece and would be updated twice a step (`refuse_batch_norm` says so), mixed
+precision with loss scaling.
 """
 
 from __future__ import annotations

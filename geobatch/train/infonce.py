@@ -12,8 +12,9 @@ Three refinements, each off by default:
 
 Workers gather each other's vectors *with* gradients, and each computes the rows of its own images against all: B × W·B
 products and as much memory, not (W·B)². The gather's backward pass adds up what every worker's rows ask of a vector, so the
-mean of the workers' gradients is the gradient of one worker with the whole batch (2 × 6 against 12: 1e-7). Gathering
-without gradients gives the right direction at 1/workers of the length, a learning rate quietly divided.
+mean of the workers' gradients is the gradient of one worker with the whole batch (2 × 6 against 12: within 7e-7 of each
+parameter's largest). Gathering without gradients gives the right direction at 1/workers of the length, a learning rate
+quietly divided.
 
 Batches that do not fit in memory: see `caching`. Not covered: batches of different size per worker (`all_gather` would hang
 or raise).
@@ -23,12 +24,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as collectives
 
 from geobatch.errors import UserError
 from geobatch.geo import s2
@@ -155,11 +156,26 @@ def gathered(rows: Tensor) -> Tensor:
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return rows
-    if not rows.requires_grad:
+    everyone: Tensor = _Gather.apply(rows)
+    return everyone
+
+
+class _Gather(torch.autograd.Function):
+    """`torch.distributed.nn.functional.all_gather` does this and warns that it will go."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
         everyone = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
         distributed.all_gather(everyone, rows.contiguous())
         return torch.cat(everyone)
-    return torch.cat(collectives.all_gather(rows.contiguous()))
+
+    @staticmethod
+    def backward(ctx: Any, *wanted: Tensor) -> Tensor:
+        total = wanted[0].contiguous().clone()
+        distributed.all_reduce(total)
+        first = distributed.get_rank() * ctx.rows
+        return total[first : first + ctx.rows]
 
 
 def distances(points: Tensor, rows: Tensor | None = None) -> Tensor:
