@@ -7,6 +7,9 @@ mixture's 90 % radius), rank ⌈0.9·(N + 1)⌉: whatever the mixture's faults, 
 (conformal prediction, Vovk et al. 2005). Of the next 2,000 images it holds 88 to 92 % with probability 0.95 where the fit had
 1,500, and 0.97 where it had 3,000.
 
+The mixture of all images is a little surer than those of the halves. Where pools say anything this does not show (90.3 and
+91.5 % of 4,000 crops held, after fits of 2,000); for a model that sees no neighbours and knows nothing, 88 %.
+
 Fewer than `LEAST` images are refused: a radius from 100 images may hold 84 or 96 %.
 """
 
