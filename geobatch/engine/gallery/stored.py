@@ -23,6 +23,7 @@ Rows = NDArray[np.int64]
 Halves = NDArray[np.float16] | NDArray[np.float32]
 
 BLOCK = 65_536
+_MANY = 16_384  # rows looked up together after which mapped pages are let go: 4 KB each, or 64 KB read ahead
 
 
 class Stored:
@@ -57,6 +58,8 @@ class Stored:
             if len(at):
                 got = array[rows[at] - self.starts[number]]
                 found[at] = self._of(got) if searched else got
+                if len(at) > _MANY:
+                    release(array)
         return found
 
     def blocks(self, first: int = 0, last: int | None = None, size: int = BLOCK) -> Iterator[tuple[int, Vectors]]:
