@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+
+# Before anything imports torch or numpy: networks of these sizes are faster on one thread, many times so on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import socket
 import subprocess
 import sys
@@ -26,6 +30,18 @@ from tests.store.proxy import FaultyProxy
 
 if TYPE_CHECKING:
     from geobatch.engine.generator import Generator
+
+#: Session fixtures too dear to be made by both of two test processes.
+DEAR = ("served", "first")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist a file stays in one process, all tests on one dear fixture too; whole runs, the longest, come first."""
+    for item in items:
+        shared = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: "tests/river/" not in item.nodeid)
+
 
 #: Ray's workers listen here.
 RAY_PORTS = range(10002, 20000)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from geobatch.benchmark.confidence import Coverage, area_coverage, radius_coverage
 from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, ORACLE, SCORE, Evaluation
-from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, calibration, figures, paired_difference
+from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, Interval, calibration, figures, paired_difference
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
@@ -68,10 +68,8 @@ def evaluate(
     found = truth.match(ids)
     rows, true_rows = np.flatnonzero(found >= 0), found[found >= 0]
     if not rows.size:
-        raise UserError(
-            f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth {list(truth.image_id[:1])});"
-            " give the truth of these images"
-        )
+        raise UserError(f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth "
+                        f"{list(truth.image_id[:1])}); give the truth of these images")  # fmt: skip
     absent = np.setdiff1d(np.arange(len(truth.image_id)), true_rows)
     if count_missing:
         rows, true_rows = np.append(rows, np.full(absent.size, -1)), np.append(true_rows, absent)
@@ -92,11 +90,7 @@ def evaluate(
         against_neighbour={}
         if neighbour is None
         else {km: paired_difference(chosen, neighbour, km, bootstrap) for km in RADII_KM},
-        against_score={
-            name: {km: paired_difference(distance, distances[SCORE], km, bootstrap) for km in RADII_KM}
-            for name, distance in distances.items()
-            if SCORE in distances and name != SCORE and not name.startswith("oracle")
-        },
+        against_score=_against_score(distances, bootstrap),
         calibration=judged.calibrations(chosen),
         coverage=judged.coverages(chosen, bootstrap),
         chosen_by=judged.counts("chosen_by"),
@@ -109,6 +103,15 @@ def evaluate(
         true_latitude=judged.latitude,
         true_longitude=judged.longitude,
     )
+
+
+def _against_score(distances: Mapping[str, Floats], bootstrap: Bootstrap | None) -> dict[str, dict[int, Interval]]:
+    """Of every choice that knows no truth, by how much it is within each radius more often than the log-probability's."""
+    return {
+        name: {km: paired_difference(distance, distances[SCORE], km, bootstrap) for km in RADII_KM}
+        for name, distance in distances.items()
+        if SCORE in distances and name != SCORE and not name.startswith("oracle")
+    }
 
 
 _JUDGED_BY = ("latitude", "longitude", "candidates", "neighbours", *map(probability_column, RADII_KM))

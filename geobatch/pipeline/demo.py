@@ -88,7 +88,7 @@ def demo(config: Demo) -> dict[str, Any]:
             _run("geolocate_bucket", archive=f"s3://{BUCKET}/archive", output=located, model=f"{folder}/model")
         with clock.step("evaluate", "Judging the places against the truth"):
             _run("evaluate", places=located, truth=f"{folder}/truth.csv", output=f"{folder}/evaluation",
-                 background=f"{folder}/earth.jpg")  # fmt: skip
+                 background=f"{folder}/earth.jpg", model=f"{folder}/model")  # fmt: skip
         account = _fetch(store, located, folder)
     figures = {
         "seconds": clock.seconds,

@@ -65,8 +65,8 @@ class Relative(nn.Module):
     def forward(self, near: Near, codes_Rt: Tensor) -> Tensor:
         """R rows of neighbours, (R, t) codes -> (R, t + 1, W); row 0, where there is no cell yet, is zero."""
         t = codes_Rt.shape[1]
-        if not t:
-            return near.at_BM2.new_zeros(len(codes_Rt), 1, self.width, dtype=torch.float32)
+        if not t or not near.present_BM.shape[1]:
+            return near.at_BM2.new_zeros(len(codes_Rt), t + 1, self.width, dtype=torch.float32)
         features_RtMF = self._features(near, codes_Rt)
         read = self.read(features_RtMF) * near.present_BM[:, None, :, None]
         return functional.pad(read.sum(2), (0, 0, 1, 0))

@@ -96,6 +96,20 @@ def test_before_the_face_there_is_nothing_to_tell() -> None:
     assert told.shape == (4, 4, CONFIG.width) and not told[:, 0].any() and bool(told[:, 1:].any())
 
 
+def test_without_a_single_neighbour_nothing_is_told() -> None:
+    batch = batch_of(CONFIG)
+    alone = replace(
+        batch,
+        neighbour_views_BMVD=batch.neighbour_views_BMVD[:, :0],
+        neighbour_codes_BMT=batch.neighbour_codes_BMT[:, :0],
+        neighbour_points_BM3=batch.neighbour_points_BM3[:, :0],
+        present_BM=batch.present_BM[:, :0],
+    )
+    relative = Relative(CONFIG)
+    told = relative(relative.near(alone), torch.zeros(4, 2, dtype=torch.long))
+    assert told.shape == (4, 3, CONFIG.width) and not told.any()
+
+
 def test_hilbert_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="set order to quadrant"):
         replace(CONFIG, order="hilbert")
