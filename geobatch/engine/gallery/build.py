@@ -1,8 +1,9 @@
 """Tables of vectors become a gallery on the disk, or more of one, without ever being in memory together.
 
-Vectors are spooled as they come, then copied in the order of their names; if they came in order the spool is the file. What
-grows in memory are names and places (about 60 bytes an image) and the index: 4 million images of 2304 floats spool 38 GB, keep
-19 GB and ask for 0.3 GB and the index.
+Vectors are spooled as they come, then copied in the order of their names: 4 million images of 2304 floats spool 38 GB and keep
+19 GB. What grows in memory with the images are names and places (about 60 bytes each, and while the gallery is signed every
+name as a string of Python's: half a gigabyte for 4 million) and the index. An index over cells is trained on up to 163,840
+rows, 1.5 GB of 2304 floats.
 
 An append adds a segment. Its rows follow the old ones, whose numbers stay; an index takes the new rows in without being
 trained anew, under a new name. Files that no record names are removed once the new record stands.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -62,7 +64,7 @@ def build(
     """Writes a gallery into `folder` and opens it.
 
     Args:
-        folder: where its files go; a gallery that is there is given up first.
+        folder: where its files go; a gallery that is there is given up first, and answers as before to who has it open.
         tables: tables with GALLERY's columns, and `group` if there are groups; without, the Parquet parts in `folder/places`.
         views: names and sizes of the views that vectors are made of, in order; default: one, "image".
         indexing: how it is stored and searched.
@@ -73,12 +75,13 @@ def build(
         UserError: as `geobatch.engine.gallery.collect.collect`.
     """
     indexing = indexing or Indexing()
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=_made(folder)) as scratch:
+    with _scratch(folder) as scratch:
         spooled, places, order = _spool(tables if tables is not None else _parts(folder / "places"), Path(scratch), indexing)
         record = described("flat", len(places), spooled.shape[1], views)
         record["searched"] = list(indexing.searched or record["searched"])
         columns = columns_of(record["views"], record["searched"])
         (folder / RECORD).unlink(missing_ok=True)
+        _tidy(folder, {"segments": []})  # what is written below are new files: readers of the old ones still map them
         halved = indexing.precision == "float16" or (indexing.precision == "auto" and spooled.size * 4 > _SMALL)
         digest = _arrange(spooled, order, folder / VECTORS, np.float16 if halved else np.float32)
         del spooled
@@ -115,7 +118,7 @@ def append(folder: Path, tables: Iterable[pa.Table], source: dict[str, Any] | No
     number = len(record["segments"])
     halved = (folder / record["segments"][0]["vectors"]).suffix == ".npy" and _halved(folder, record)
     names = {"places": f"gallery-{number}.parquet", "vectors": f"vectors-{number}.npy"}
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
+    with _scratch(folder) as scratch:
         try:
             spooled, places, order = _spool(tables, Path(scratch), Indexing(**record.get("indexing", {})))
         except UserError as error:
@@ -156,9 +159,12 @@ def append(folder: Path, tables: Iterable[pa.Table], source: dict[str, Any] | No
     return load(folder)
 
 
-def _made(folder: Path) -> Path:
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A place for the spool; those of builds that were killed are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    for left in folder.glob(".build-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=".build-", dir=folder)
 
 
 def _parts(folder: Path) -> Iterator[pa.Table]:
@@ -180,7 +186,7 @@ def _spool(tables: Iterable[pa.Table], scratch: Path, indexing: Indexing) -> tup
         for part in living(tables):
             width = part.matrix.shape[1]
             file.write(np.ascontiguousarray(part.matrix, dtype).data)
-            parts.append(Part(part.ids, part.where, part.groups, part.matrix[:0]))
+            parts.append(Part(part.ids, part.where, part.groups, np.zeros((0, width), np.float32)))  # a view would keep it all
     if not parts:
         raise UserError(NOTHING)
     places, order = ordered(parts)

@@ -41,6 +41,7 @@ class Gallery:
     def __init__(self, finder: Finder, places: pa.Table, record: dict[str, Any]) -> None:
         self._finder = finder
         self._places = places
+        self._ids = places["image_id"].combine_chunks()
         self.record = record
         self.latitude: Floats = places["latitude"].to_numpy()
         self.longitude: Floats = places["longitude"].to_numpy()
@@ -65,7 +66,7 @@ class Gallery:
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self._places["image_id"].to_pylist())}
+        return {name: row for row, name in enumerate(self._ids.to_pylist())}
 
     @cached_property
     def _groups(self) -> tuple[dict[str, int], Rows]:
@@ -140,7 +141,7 @@ class Gallery:
     def ids(self, rows: Rows) -> pa.Array:
         """The image_ids of the rows, flattened; null for row -1."""
         flat = rows.ravel()
-        return self._places["image_id"].combine_chunks().take(pa.array(flat, mask=flat < 0))
+        return self._ids.take(pa.array(flat, mask=flat < 0))
 
     def vectors(self, rows: Rows) -> Vectors:
         """The rows' whole vectors, `(*rows.shape, D)`; zeros for row -1."""
@@ -155,7 +156,8 @@ class Gallery:
         if not isinstance(self._finder, Local) or self.record["kind"] != "flat":
             raise UserError("only a flat gallery is saved from memory; build this one in its folder")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
+        for name in (RECORD, INDEX, PLACES):  # new files: readers of the old ones still map them
+            (folder / name).unlink(missing_ok=True)
         index = faiss.IndexFlatIP(self.dimension)
         for _, block in self._finder.stored.blocks():
             index.add(block)
@@ -179,28 +181,32 @@ class Gallery:
         return np.concatenate([queries[:, each] for each in columns], axis=1) * scale
 
 
-def load(folder: Path, searched: Sequence[str] | None = None) -> Gallery:
+def load(folder: Path, searched: Sequence[str] | None = None, *, gpu: bool = False, fingerprint: str | None = None) -> Gallery:
     """Opens a gallery's folder.
 
     Args:
         searched: views to search, of a flat gallery; default: what the record says.
+        gpu: search on the GPU that this process sees, where FAISS is built for one.
+        fingerprint: that it must have; default: any.
 
     Raises:
-        UserError: it is none, it is not finished, its files do not belong together, or its index searches other views.
+        UserError: it is none, it is not finished, its files do not belong together, its index searches other views, or it has
+            another fingerprint.
     """
-    record = read_record(folder)
+    record = read_record(folder, fingerprint)
     if searched is not None and list(searched) != record["searched"]:
         if record["kind"] != "flat":
             raise UserError(f"the index of {folder} searches {', '.join(record['searched'])}; build it again to search others")
         record = {**record, "searched": list(searched)}
     stored, places = open_stored(folder, record), open_places(folder, record)
     if record["kind"] == "flat":
-        return Gallery(on_gpu(Local(stored)), places, record)
+        local = Local(stored)
+        return Gallery(on_gpu(local) if gpu else local, places, record)
     index = folder / record["index"]
     if not index.is_file() or index.stat().st_size != record["index_bytes"]:
         raise _broken(folder, ValueError(f"{record['index']} is gone or cut short"))
     local = Local(stored, record["kind"], partial(open_index, folder, record))
-    return Gallery(on_gpu(local), places, record)
+    return Gallery(on_gpu(local) if gpu else local, places, record)
 
 
 def open_stored(folder: Path, record: dict[str, Any]) -> Stored:

@@ -29,11 +29,14 @@ COLUMNS = ["image_id", "latitude", "longitude", "vector"]
 GROUP = "group"
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
     """The record, with what older ones leave out: one segment, one view, every view searched.
 
+    Args:
+        fingerprint: that the gallery had when the run began; default: any.
+
     Raises:
-        UserError: the folder is no gallery, or the record no JSON.
+        UserError: the folder is no gallery, the record no JSON, or the gallery another one than when the run began.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -45,6 +48,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     record.setdefault("segments", [{"rows": record.get("rows"), "places": PLACES, "vectors": INDEX}])
     record.setdefault("views", {"image": record.get("dimension")})
     record.setdefault("searched", list(record["views"]))
+    if fingerprint is not None and record.get("fingerprint") != fingerprint:
+        raise UserError(
+            f"the gallery at {folder} changed while the run was going on; let building it end, then start the run again"
+        )
     return record
 
 

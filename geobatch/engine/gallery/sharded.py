@@ -38,13 +38,14 @@ class Part:
         number: of the part, from 0.
         of: how many parts there are.
         threads: that search here.
+        fingerprint: of the gallery when the run began, so that a part started again is one of the same; default: any.
 
     Raises:
-        UserError: no gallery, or one that is never cut.
+        UserError: no gallery, one that is never cut, or one that changed since the run began.
     """
 
-    def __init__(self, folder: str, number: int, of: int, threads: int = 1) -> None:
-        record = read_record(Path(folder))
+    def __init__(self, folder: str, number: int, of: int, threads: int = 1, fingerprint: str | None = None) -> None:
+        record = read_record(Path(folder), fingerprint)
         check_cut(record, of)
         self.stored = open_stored(Path(folder), record)
         self.first, self.last = (record["rows"] * at // of for at in (number, number + 1))
@@ -95,14 +96,19 @@ class Sharded:
         return found
 
 
-def parts(folder: str, shards: int, threads: int) -> list[dict[str, Any]]:
+def parts(folder: str, shards: int, threads: int, fingerprint: str | None = None) -> list[dict[str, Any]]:
     """Arguments of each `Part`."""
-    return [{"folder": folder, "number": number, "of": shards, "threads": threads} for number in range(shards)]
+    alike = {"folder": folder, "of": shards, "threads": threads, "fingerprint": fingerprint}
+    return [{**alike, "number": number} for number in range(shards)]
 
 
-def open_sharded(folder: Path, ask: Ask) -> Gallery:
-    """The gallery whose parts `ask` reaches; only names and places are read here."""
-    record = read_record(folder)
+def open_sharded(folder: Path, ask: Ask, fingerprint: str | None = None) -> Gallery:
+    """The gallery whose parts `ask` reaches; only names and places are read here.
+
+    Raises:
+        UserError: no gallery, or one that has another fingerprint than was given.
+    """
+    record = read_record(folder, fingerprint)
     return Gallery(Sharded(ask, record["dimension"]), open_places(folder, record), record)
 
 

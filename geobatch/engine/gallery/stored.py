@@ -23,6 +23,7 @@ Rows = NDArray[np.int64]
 Halves = NDArray[np.float16] | NDArray[np.float32]
 
 BLOCK = 65_536
+_RANKED = 64 * 240  # candidates ranked at once: 140 MB of 2304 floats; at least one query's
 _MANY = 16_384  # rows looked up together after which mapped pages are let go: 4 KB each, or 64 KB read ahead
 
 
@@ -90,10 +91,11 @@ class Stored:
     def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
         """The k best of each query's candidates (N, R) by exact inner product; -1 pads, and stays last."""
         parts = []
-        for start in range(0, len(queries), 64):  # 64 queries · 240 candidates · 2304 floats are 140 MB
-            rows = candidates[start : start + 64]
+        step = max(1, _RANKED // max(1, candidates.shape[1]))
+        for start in range(0, len(queries), step):
+            rows = candidates[start : start + step]
             known = self.take(rows.ravel(), searched=True).reshape(*rows.shape, self.width)
-            similarities = np.einsum("nrd,nd->nr", known, queries[start : start + 64], optimize=True)
+            similarities = np.einsum("nrd,nd->nr", known, queries[start : start + step], optimize=True)
             similarities[rows < 0] = -np.inf
             parts.append(merged([(similarities, rows)], k))
         if not parts:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands
-from geobatch.engine.gallery import load
+from geobatch.engine.gallery import load, read_record
 from geobatch.engine.opening import on_gpus
 from geobatch.engine.vision import Precision
 from geobatch.errors import UserError
@@ -47,6 +47,8 @@ class Locate:
     """Actors that hold a part of the gallery each; 0: every Retrieve actor opens all of it."""
     gpus: float = 0.0
     """GPUs of each Embed, Sample and Reward actor; fractions share one."""
+    gallery_gpus: float = 0.0
+    """GPUs of the Retrieve actor; above 0 the gallery is searched there, where FAISS is built for it. Not with `shards`."""
 
 
 def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Hands]:
@@ -59,8 +61,11 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         workers: actors of each heavy stage, at most.
 
     Raises:
-        UserError: the selector is "judge" and nobody judges, or "reward" and the model has no reward model.
+        UserError: the selector is "judge" and nobody judges, or "reward" and the model has no reward model; a gallery in
+            shards is to be searched on GPUs.
     """
+    if settings.shards and settings.gallery_gpus:
+        raise UserError("shards of a gallery are searched on the CPU; ask for shards or for gallery_gpus, not for both")
     network = GeoTokenModel.load(model / NETWORK).config
     embed = {
         "encoder": str(model / ENCODER),
@@ -73,6 +78,8 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         "neighbours": max(network.neighbours, settings.neighbours),
         "between": network.between,
         "shards": settings.shards,
+        "fingerprint": read_record(gallery)["fingerprint"],
+        "gpu": settings.gallery_gpus > 0,
     }
     rewarded = settings.selection.selector == "reward"
     if rewarded and not (model / REWARD).is_dir():
@@ -88,7 +95,7 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
     }
     stages = [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
-        Hands(stage=Retrieve, make=retrieve),
+        Hands(stage=Retrieve, make=retrieve, gpus=settings.gallery_gpus),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
     ]
     if rewarded:

@@ -27,22 +27,35 @@ class Retrieve(Stage):
         neighbours: how many (M; 15 in the paper), fewer where the gallery has fewer.
         between: whether the first is the place between images.
         shards: actors that hold a part of the gallery each; 0: this stage opens all of it.
+        fingerprint: of the gallery when the run began; default: any.
+        gpu: search on the GPU that this process sees, where FAISS is built for one; parts search on the CPU.
+
+    Raises:
+        UserError: no gallery, one that is never cut, or one that changed since the run began.
     """
 
     adds = (pa.field("neighbours", NEIGHBOURS), pa.field("neighbour_vectors", pa.list_(pa.float32())))
 
-    def __init__(self, gallery: str, neighbours: int, between: bool = False, shards: int = 0) -> None:
+    def __init__(
+        self,
+        gallery: str,
+        neighbours: int,
+        between: bool = False,
+        shards: int = 0,
+        fingerprint: str | None = None,
+        gpu: bool = False,
+    ) -> None:
         self.neighbours, self.surface = neighbours, Surface() if between else None
         if not shards:
-            self.gallery = load(Path(gallery))
+            self.gallery = load(Path(gallery), gpu=gpu, fingerprint=fingerprint)
             return
-        self.parts = held(gallery, shards)
-        self.gallery = open_sharded(Path(gallery), self.parts.ask)
+        self.parts = held(gallery, shards, fingerprint)
+        self.gallery = open_sharded(Path(gallery), self.parts.ask, fingerprint)
 
     @classmethod
-    def services(cls, gallery: str, shards: int = 0, **_: Any) -> list[Service]:
+    def services(cls, gallery: str, shards: int = 0, fingerprint: str | None = None, **_: Any) -> list[Service]:
         """What the stage asks, given the arguments of its constructor (`geobatch.service.serving`)."""
-        return [held(gallery, shards)] if shards else []
+        return [held(gallery, shards, fingerprint)] if shards else []
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `vector`, (N, D) unit vectors as lists."""
@@ -64,13 +77,15 @@ class Retrieve(Stage):
         return table.append_column(self.adds[0], near).append_column(self.adds[1], lists)
 
 
-def held(gallery: str, shards: int) -> Service:
+def held(gallery: str, shards: int, fingerprint: str | None = None) -> Service:
     """The gallery's parts as actors, by a name that says which rows they answer with.
 
     Raises:
-        UserError: no gallery, or one that is never cut.
+        UserError: no gallery, one that is never cut, or one that has another fingerprint than was given.
     """
-    record = read_record(Path(gallery))
+    record = read_record(Path(gallery), fingerprint)
     check_cut(record, shards)
     threads = max(1, cores() // shards)
-    return Service(f"gallery-{record['fingerprint'][:16]}-{shards}", Part, parts(gallery, shards, threads))
+    return Service(
+        f"gallery-{record['fingerprint'][:16]}-{shards}", Part, parts(gallery, shards, threads, record["fingerprint"])
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,47 @@ def test_appending_what_cannot_be(tmp_path: Path) -> None:
     assert same(load(tmp_path), made)
     none = append(tmp_path, [next(tables(*formless(5, 8), first=90)).slice(0, 0)], {"seen": 1})
     assert same(none, made) and none.record["source"] == {"seen": 1}
+
+
+@pytest.mark.parametrize(
+    "indexing", [Indexing(), Indexing(precision="float16"), Indexing(kind="ivf", recall=0.9)], ids=["flat", "half", "ivf"]
+)
+def test_who_has_a_gallery_open_is_answered_as_before_after_a_rebuild(tmp_path: Path, indexing: Indexing) -> None:
+    vectors, lat, lon = smooth(900)
+    build(tmp_path, tables(vectors, lat, lon), indexing=indexing)
+    opened = load(tmp_path)
+    before = opened.search(vectors[:20], 5)
+    fresh = build(tmp_path, tables(*smooth(500, seed=5)), indexing=indexing)  # shorter: a page of an overwritten file is gone
+    after = opened.search(vectors[:20], 5)
+    assert (after[1] == before[1]).all() and (after[0] == before[0]).all()
+    assert np.allclose(opened.vectors(np.arange(900)), vectors, atol=5e-4) and len(fresh) == 500
+    if indexing.kind == "auto" and indexing.precision == "auto":
+        fresh = load(tmp_path)
+        held = fresh.vectors(np.arange(500))
+        collect(tables(vectors[:100], lat[:100], lon[:100])).save(tmp_path)
+        assert (fresh.vectors(np.arange(500)) == held).all() and len(load(tmp_path)) == 100
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    for step in (build, append):
+        (tmp_path / ".build-killed").mkdir()
+        (tmp_path / ".build-killed/spool").write_bytes(b"x")
+        step(tmp_path, tables(*formless(20, 8), first=0 if step is build else 20))
+        assert not list(tmp_path.glob(".build-*"))
+
+
+def test_vectors_are_let_go_as_they_are_spooled(tmp_path: Path) -> None:
+    size, each, most = 256, 500, 0
+    before = pa.total_allocated_bytes()
+
+    def parts() -> Iterator[pa.Table]:
+        nonlocal most
+        for at in range(0, 10_000, each):
+            yield from tables(*formless(each, size, at), first=at)
+            most = max(most, pa.total_allocated_bytes() - before)
+
+    build(tmp_path, parts())
+    assert most < 5 * each * size * 4, f"{most / 2**20:.1f} MiB of 10"
 
 
 @pytest.mark.parametrize("step", ["places", "index", "record"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from geobatch.engine.gallery import Indexing, append, build
+from geobatch.engine.gallery import Indexing, append, build, load
 from geobatch.engine.gallery.sharded import Part, open_sharded, parts
 from geobatch.errors import UserError
+from geobatch.methods.geotoken.retrieve import Retrieve
 from geobatch.service import Service
 from tests.engine.gallery.smooth import nearest, recall, smooth, tables
 
@@ -45,6 +47,27 @@ def test_each_part_holds_its_rows_alone(tmp_path: Path) -> None:
         assert [part.index.faiss.ntotal for part in made if part.index] == [500, 500]
         found = [part.search(vectors[::10], 5, exact=False)[1] for part in made]
         assert (found[0] < 500).all() and ((found[1] >= 500) | (found[1] < 0)).all()
+
+
+@pytest.mark.parametrize("change", ["append", "build"])
+def test_a_gallery_that_changed_is_not_mixed(tmp_path: Path, change: str) -> None:
+    began = build(tmp_path, tables(*smooth(40))).fingerprint
+    arguments = parts(str(tmp_path), 2, 1, began)
+    services = Retrieve.services(str(tmp_path), shards=2, fingerprint=began)
+    assert [each["fingerprint"] for each in services[0].make] == [began] * 2
+    assert len(Part(**arguments[0]).stored) == 40 and load(tmp_path, fingerprint=began).fingerprint == began
+    (append if change == "append" else build)(tmp_path, tables(*smooth(40, seed=1), first=40))
+    asked: list[Callable[[], object]] = [
+        lambda: Part(**arguments[1]),
+        lambda: open_sharded(tmp_path, services[0].ask, began),
+        lambda: load(tmp_path, fingerprint=began),
+        lambda: Retrieve(str(tmp_path), 3, fingerprint=began),
+        lambda: Retrieve(str(tmp_path), 3, shards=2, fingerprint=began),
+    ]
+    for each in asked:
+        with pytest.raises(UserError, match=r"changed while the run was going on; .* start the run again"):
+            each()
+    assert Retrieve(str(tmp_path), 3).gallery.fingerprint != began  # who asks for none gets what there is
 
 
 def test_what_is_never_cut(tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_candidates_are_ranked_exactly_and_padding_stays_last() -> None:
     assert (np.diff(similarities[:, :-1], axis=1) <= 0).all()
 
 
+@pytest.mark.parametrize("width", [1, 300, 7681, 20_000])
+def test_wide_candidates_are_ranked_a_few_queries_at_once(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = formless(400, 8)[0], formless(70, 8, 1)[0]
+    stored, rng = Stored([vectors]), np.random.default_rng(2)
+    candidates = rng.integers(-1, 400, (70, width))
+    asked: list[int] = []
+    take = Stored.take
+
+    def counted(self: Stored, rows: np.ndarray, searched: bool = False) -> np.ndarray:
+        asked.append(len(rows))
+        return take(self, rows, searched)
+
+    monkeypatch.setattr(Stored, "take", counted)
+    similarities, rows = stored.rank(queries, candidates, 20)
+    assert max(asked) <= max(64 * 240, width)
+    exact = np.where(candidates < 0, -np.inf, np.take_along_axis(queries @ vectors.T, candidates, 1))
+    assert np.allclose(similarities, -np.sort(-exact, axis=1)[:, :20], atol=1e-6)
+    found = rows >= 0
+    assert (found == np.isfinite(similarities)).all()
+    assert np.allclose(np.take_along_axis(queries @ vectors.T, rows, 1)[found], similarities[found], atol=1e-6)
+
+
 def test_equal_ones_come_by_row() -> None:
     tie = np.array([[0.5, 0.5]], np.float32)
     similarities, rows = merged([(tie, np.array([[7, 3]])), (tie, np.array([[1, 9]]))], 3)
