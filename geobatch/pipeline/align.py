@@ -48,7 +48,7 @@ class GeoTokenAlign:
     """Folder of the trained encoder. The same command takes up a training that died."""
     encoder: str = "small"
     """What to begin with: folder of a `transformers` image model (CLIP ViT-L/14 in the paper), or "small": a ResNet of 0.3 M
-    parameters with random weights, for aerial crops."""
+    parameters with random weights, for aerial crops and preset "small"."""
     truth: str | None = None
     """CSV or Parquet with the coordinates; default: the images' EXIF."""
     include: tuple[str, ...] = ()
@@ -144,6 +144,9 @@ def _settings(config: GeoTokenAlign) -> Align:
         raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
     if not config.archive and not config.features:
         raise UserError("there is nothing to learn from; give --archive, or --features")
+    if config.preset == "paper" and config.encoder == "small":
+        raise UserError('preset "paper" trains heads on an encoder that knows pictures; give --encoder FOLDER of a CLIP, or '
+                        "--preset small to train one from random weights")  # fmt: skip
     settings = Align() if config.preset == "small" else Align.paper(config.text)
     if config.epochs is not None:
         settings = replace(settings, epochs=config.epochs, steps=None)
@@ -200,7 +203,7 @@ def _data(config: GeoTokenAlign, settings: Align, work: Path, encoder: Path, sto
         return _indexed(made, store, work)
     pictures = _decoded(config, work / "pictures", store)
     count = pack(pictures.tables(store, COLUMNS), work / "arrays", pixels.read(encoder / pixels.FILE))
-    return work / "arrays", count, pictures.record["fingerprint"]
+    return work / "arrays", count, _what(pictures)
 
 
 def _indexed(table: str, store: Store, work: Path) -> tuple[Path, int, str]:
@@ -208,8 +211,13 @@ def _indexed(table: str, store: Store, work: Path) -> tuple[Path, int, str]:
     if found is None:
         raise UserError(f"{table} holds no finished table of vectors; run build_gallery.py with this --output until it says so")
     parts = [(Path(table) / part["path"], list(part.get("removed", ()))) for part in found.parts]
-    what = fingerprint({"parts": [[path.name, removed] for path, removed in parts], "by": found.record["fingerprint"]})
-    return work / "index", index(parts, work / "index"), what
+    return work / "index", index(parts, work / "index"), _what(found)
+
+
+def _what(table: Snapshot) -> str:
+    """What a table holds, as a name: settings alone are those of another archive too."""
+    parts = [[Path(part["path"]).name, list(part.get("removed", ()))] for part in table.parts]
+    return fingerprint({"parts": parts, "by": table.record["fingerprint"]})
 
 
 def _bare(encoder: Path, work: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geobatch.benchmark.truth import parse_truth, truth_from_exif
+from geobatch.benchmark.truth import load_truth, truth_from_exif
 from geobatch.errors import UserError
 from geobatch.methods.geotoken.calibrate import fit
 from geobatch.methods.geotoken.calibration import FILE, Calibration
@@ -55,7 +55,7 @@ def calibrate(config: Calibrate) -> Calibration:
     if config.truth is None:
         truth = truth_from_exif(places)
     else:
-        truth = parse_truth(Store(config.store).get(config.truth), config.truth)
+        truth = load_truth(Store(config.store), config.truth)
     found = truth.match(places["image_id"].to_pylist())
     latitude, longitude = (np.where(found >= 0, values[found], np.nan) for values in (truth.latitude, truth.longitude))
     fitted = fit(places, latitude, longitude, config.selection)

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from geobatch.benchmark.evaluate import evaluate
 from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.metrics import Bootstrap
-from geobatch.benchmark.truth import parse_truth, truth_from_exif
+from geobatch.benchmark.truth import load_truth, truth_from_exif
 from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import Selection, Selector
 from geobatch.methods.geotoken.select import reselected
@@ -62,7 +62,7 @@ def evaluate_places(config: Evaluate) -> Evaluation:
     if config.truth is None:
         truth = truth_from_exif(places)
     else:
-        truth = parse_truth(Store(config.store).get(config.truth), config.truth)
+        truth = load_truth(Store(config.store), config.truth)
     others = {}
     if pc.any(pc.is_valid(places["candidates"])).as_py():
         fitted = None if config.model is None else Calibration.load(local_folder(Store(config.store), config.model, "model"))

@@ -40,8 +40,8 @@ from geobatch.geo.distance import EARTH_RADIUS_KM
 class Contrast:
     """How vectors are compared, and what counts as a match."""
 
-    scale: float = 54.6
-    """First factor of the cosines (1 / temperature); 54.6 = exp(3.99) is G3's."""
+    scale: float = 54.055
+    """First factor of the cosines (1 / temperature); 54.055 = exp(3.99) is G3's."""
 
     learn_scale: bool = True
     """Whether the factor is trained."""

@@ -18,7 +18,8 @@ from geobatch.errors import UserError
 from geobatch.methods.geotoken.align import Align
 from geobatch.methods.geotoken.alignment import Alignment
 from geobatch.methods.geotoken.features import index
-from geobatch.pipeline.align import GeoTokenAlign, _settings, align_encoder
+from geobatch.pipeline.align import GeoTokenAlign, _settings, _what, align_encoder
+from geobatch.sink import Snapshot
 from geobatch.store import Store
 from geobatch.train.loop import Loop
 from tests.conftest import S3Server
@@ -51,10 +52,12 @@ def table(folder: Path, count: int = 96) -> list[tuple[Path, list[int]]]:
 
 
 def test_settings_override_the_preset() -> None:
-    paper = _settings(GeoTokenAlign(archive="a", output="b"))
+    paper = _settings(GeoTokenAlign(archive="a", output="b", encoder="clip"))
     assert paper == Align.paper()
     changed = _settings(
-        GeoTokenAlign(archive="a", output="b", text=False, lora_rank=8, epochs=3, batch=64, micro_batch=16, same_cell=9)
+        GeoTokenAlign(
+            archive="a", output="b", encoder="clip", text=False, lora_rank=8, epochs=3, batch=64, micro_batch=16, same_cell=9
+        )
     )
     assert changed == replace(
         Align.paper(text=False), lora_rank=8, epochs=3, batch=64, micro_batch=16,
@@ -62,13 +65,14 @@ def test_settings_override_the_preset() -> None:
     )  # fmt: skip
     assert _settings(GeoTokenAlign(archive="a", output="b", preset="small")) == Align()
     assert _settings(GeoTokenAlign(archive="a", output="b", preset="small", epochs=2)).length(5120) == 20
-    assert _settings(GeoTokenAlign(archive="a", output="b", epochs=2, steps=7)).length(5120) == 7
+    assert _settings(GeoTokenAlign(archive="a", output="b", encoder="clip", epochs=2, steps=7)).length(5120) == 7
 
 
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
         ({"preset": "large"}, "there is no preset"),
+        ({"encoder": "small"}, "give --encoder FOLDER of a CLIP, or --preset small"),
         ({"archive": ""}, "give --archive, or --features"),
         ({"batch": 9}, "cannot be shared by 2 workers"),
         ({"preset": "small", "lora_rank": 4}, "set frozen"),
@@ -93,6 +97,17 @@ def test_what_must_be_resolved_is_said_first(
     }
     with pytest.raises(UserError, match=why):
         align_encoder(GeoTokenAlign(**settings))  # type: ignore[arg-type]
+
+
+def test_a_trainings_name_tells_one_archive_from_another_decoded_by_the_same_settings() -> None:
+    def named(path: str, **more: object) -> str:
+        return _what(
+            Snapshot(output="out", version=1, record={"parts": [{"path": path, **more}], "fingerprint": "same settings"})
+        )
+
+    one = named("places/000001-0-0-aa.parquet")
+    assert one == named("places/000001-0-0-aa.parquet", removed=[])
+    assert len({one, named("places/000001-0-0-bb.parquet"), named("places/000001-0-0-aa.parquet", removed=[4])}) == 3
 
 
 @pytest.mark.torture

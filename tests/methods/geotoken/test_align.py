@@ -21,7 +21,7 @@ def test_the_papers_recipe() -> None:
     paper = Align.paper()
     assert paper.views == ("image", "location", "text") and paper.placed == "location" and paper.still
     assert paper.heads == {"image": None, "location": paper.head, "text": paper.head}
-    assert np.log(paper.gps_contrast.scale) == pytest.approx(3.99, abs=0.02) == np.log(paper.text_contrast.scale)
+    assert np.log(paper.gps_contrast.scale) == pytest.approx(3.99, abs=1e-3) == np.log(paper.text_contrast.scale)
     steps = 100_000 // 256
     assert paper.length(100_000) == 10 * steps
     assert paper.rate(0, 100_000) == pytest.approx(3e-5) == paper.rate(steps - 1, 100_000)
