@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from geobatch.errors import UserError
 from geobatch.methods.geotoken import arrays as files
 from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
 from geobatch.methods.geotoken.examples import Examples
@@ -18,6 +19,9 @@ from geobatch.methods.geotoken.reward_train import RewardFit
 from geobatch.methods.geotoken.train import Fit
 from geobatch.progress import Progress, say
 from geobatch.train.loop import Loop, Trainee, Worker, fit
+
+#: Optimiser, figures and checkpoints are a whole network's.
+WHOLE = "every worker of GeoToken holds the whole network; leave --loop.parallel at ddp"
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,17 @@ def part(folder: str | Path, name: str) -> Examples:
 
 
 def _who(folder: str, worker: Worker) -> dict[str, Any]:
+    if worker.sharded:
+        raise UserError(WHOLE)
     held = part(folder, "held") if worker.rank == 0 else None
-    return {"held": held, "rank": worker.rank, "world": worker.world, "device": worker.device, "wrap": worker.wrap}
+    return {
+        "held": held,
+        "rank": worker.rank,
+        "world": worker.world,
+        "local_world": worker.local_world,
+        "device": worker.device,
+        "wrap": worker.wrap,
+    }
 
 
 class _Trainee(Fit):

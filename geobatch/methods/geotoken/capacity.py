@@ -7,8 +7,10 @@ gradient and AdamW's two moments. On CPUs the largest number whose sum stays bel
 its control group, still has is the answer; a process that asks for more is killed without a word.
 
 A GPU says when it has had enough, so there the count is only where the search begins: a whole forward and backward pass is
-made, and the number is halved until one goes through. Workers search each for itself; since the number changes no gradient,
-they need not agree.
+made, and the number is halved until one goes through.
+
+Workers of one machine share its memory, so each counts on its part; a GPU is one worker's own. All take the least number that
+any of them found (`agreed`): it changes no gradient, but it is part of the checkpoint that each of them goes on from.
 
 Measured: the paper's network in float32 counts 300 MiB an image and 0.8 GiB for itself, so that 38 images fit where 17 GiB
 are free. The benchmark `bench_decoder` prints the count beside what the process really took.
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 #: Share of the memory that is free which a step may fill: allocators lose some, and others live on the machine.
 FILLED = 0.7
@@ -44,7 +46,7 @@ class Capacity:
         images: at a time; what was asked for where it fits.
         bytes_an_image: that the step keeps for its backward pass.
         bytes_fixed: parameters, gradients, moments, and what a step keeps whatever its size.
-        bytes_free: that were there.
+        bytes_free: that were there for this worker.
         tried: whether a pass of that many images was made, as on GPUs, or only counted.
     """
 
@@ -62,12 +64,13 @@ class Capacity:
         )
 
 
-def largest_micro_batch(model: nn.Module, batch: Sequence[Any], bf16: bool) -> Capacity:
+def largest_micro_batch(model: nn.Module, batch: Sequence[Any], bf16: bool, sharing: int = 1) -> Capacity:
     """How many of a batch's images, at most all, go through a training step together on the device they are on.
 
     Args:
         model: its `forward` takes the parts of the batch and is the loss; its gradients are cleared.
         batch: a worker's whole batch.
+        sharing: workers of this machine, which share its memory; each has a GPU of its own.
 
     Returns:
         At least one image, whatever the memory: less cannot be tried.
@@ -77,12 +80,21 @@ def largest_micro_batch(model: nn.Module, batch: Sequence[Any], bf16: bool) -> C
     images = min(3, len(batch[0])) - 1
     each = round((more - few) / max(images, 1) * (1 + _PASSING)) or 1
     fixed = _PARAMETER * sum(parameter.numel() for parameter in model.parameters()) + max(few - each, 0)
-    free = free_bytes(device)
+    free = free_bytes(device) // (1 if device.type == "cuda" else sharing)
     fitting = max(1, min(len(batch[0]), int((FILLED * free - fixed) // each)))
     if device.type == "cuda":
         fitting = _tried(model, batch, bf16, min(len(batch[0]), 2 * fitting))
     model.zero_grad()
     return Capacity(fitting, each, fixed, free, device.type == "cuda")
+
+
+def agreed(images: int, device: torch.device) -> int:
+    """The least of what the workers found, where there are several; every one of them must call."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return images
+    least = torch.tensor(images, device=device)
+    distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+    return int(least)
 
 
 def saved_bytes(model: nn.Module, batch: Sequence[Any], bf16: bool) -> int:

@@ -39,7 +39,7 @@ class RewardFit(Fit):
 
     Args:
         trained: the network whose draws are judged and whose trunk the model begins with.
-        examples, held, rank, world, device, wrap: as for `Fit`.
+        examples, held, rank, world, local_world, device, wrap: as for `Fit`.
     """
 
     def __init__(
@@ -51,12 +51,21 @@ class RewardFit(Fit):
         held: Examples | None = None,
         rank: int = 0,
         world: int = 1,
+        local_world: int = 1,
         device: str = "cpu",
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         self.rewarding, self.trained = rewarding, trained.to(device).eval()
         super().__init__(
-            trained.config, rewarding.training, examples, held=held, rank=rank, world=world, device=device, wrap=wrap
+            trained.config,
+            rewarding.training,
+            examples,
+            held=held,
+            rank=rank,
+            world=world,
+            local_world=local_world,
+            device=device,
+            wrap=wrap,
         )
 
     def built(self, config: GeoToken) -> nn.Module:

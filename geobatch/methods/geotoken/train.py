@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from geobatch.errors import UserError
-from geobatch.methods.geotoken.capacity import Capacity, largest_micro_batch
+from geobatch.methods.geotoken.capacity import Capacity, agreed, largest_micro_batch
 from geobatch.methods.geotoken.config import GeoToken, Training
 from geobatch.methods.geotoken.examples import Batches, Examples, blackout_radii, dropped
 from geobatch.methods.geotoken.held import evaluate
@@ -53,6 +53,7 @@ class Fit:
 
     Args:
         held: images kept out of training, measured as it goes on; only rank 0 needs them.
+        local_world: workers of this machine, which share its memory.
         wrap: what makes the workers one, called once with the model on its device; its `forward` is the loss.
     """
 
@@ -65,6 +66,7 @@ class Fit:
         held: Examples | None = None,
         rank: int = 0,
         world: int = 1,
+        local_world: int = 1,
         device: str = "cpu",
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class Fit:
         if len(self.batches) < training.batch:
             raise UserError(f"{len(self.batches)} training images are less than one batch; lower it from {training.batch}")
         self.training, self.rank, self.world, self.device = training, rank, world, torch.device(device)
+        self.local_world = local_world
         self.held: Examples | None = None
         if held is not None and len(held):
             self.held = held.some(np.linspace(0, len(held) - 1, min(WATCHED, len(held))).astype(np.int64))
@@ -146,8 +149,8 @@ class Fit:
         self.wrapped.train()
         batch = self.batch(self.step)
         if not self.micro_batch:
-            self.capacity = largest_micro_batch(self.model, batch, self.training.bf16)
-            self.micro_batch = self.capacity.images
+            self.capacity = largest_micro_batch(self.model, batch, self.training.bf16, self.local_world)
+            self.micro_batch = agreed(self.capacity.images, self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimiser.zero_grad()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from geobatch.methods.geotoken import capacity
 from geobatch.methods.geotoken.capacity import free_bytes, largest_micro_batch, saved_bytes
@@ -53,6 +55,8 @@ def test_what_fits_is_what_the_count_says(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = int((whole.bytes_fixed + 5.5 * whole.bytes_an_image) / capacity.FILLED)
     monkeypatch.setattr(capacity, "free_bytes", lambda device: wanted)
     assert largest_micro_batch(fit.model, batch, bf16=False).images == 5
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 2 * wanted + 1)
+    assert largest_micro_batch(fit.model, batch, bf16=False, sharing=2).images == 5  # each worker has half of the machine
     monkeypatch.setattr(capacity, "free_bytes", lambda device: 0)
     assert largest_micro_batch(fit.model, batch, bf16=False).images == 1
     assert all(parameter.grad is None for parameter in fit.model.parameters())
@@ -60,6 +64,27 @@ def test_what_fits_is_what_the_count_says(monkeypatch: pytest.MonkeyPatch) -> No
     # A step takes it, and says so.
     fit.advance()
     assert fit.micro_batch == 1 and fit.figures()["micro_batch"] == 1 and fit.figures()["mib_an_image"] > 0
+
+
+def agree(rank: int, folder: str) -> None:
+    """One of two workers, of which the second has room for three images only."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    fit = Fit(TINY, Training(batch=16, steps=1, bf16=False), examples_of(), rank=rank, world=2, local_world=2)
+    found = largest_micro_batch(fit.model, fit.batch(0), bf16=False)
+    if rank:
+        wanted = int(2 * (found.bytes_fixed + 3.5 * found.bytes_an_image) / capacity.FILLED)
+        capacity.free_bytes = lambda device: wanted
+    fit.advance()
+    assert fit.capacity is not None
+    (Path(folder) / f"{rank}").write_text(f"{fit.capacity.images} {fit.micro_batch}")
+    distributed.barrier()
+    os._exit(0)  # gloo's destructor was seen to wait for ever for a peer that had left first
+
+
+def test_workers_agree_on_what_the_least_of_them_holds(tmp_path: Path) -> None:
+    multiprocessing.spawn(agree, (str(tmp_path),), nprocs=2)
+    assert [(tmp_path / f"{rank}").read_text() for rank in range(2)] == ["8 3", "3 3"]
 
 
 def test_this_machine_has_memory() -> None:
