@@ -145,10 +145,11 @@ class Parts:
         for tar, mark in list(self._named):
             if uri is None or not uri.startswith(self._root + tar + mark):
                 found = self._named.pop((tar, mark))
-                if parts := ordered(found, mark):
+                parts = ordered(found, mark)
+                taken = {part.uri for part in parts}
+                loose += [part for _, part in found if part.uri not in taken]
+                if parts:
                     whole.append(self._checked(tar, parts))
-                else:
-                    loose += [part for _, part in found]
 
     def _checked(self, name: str, parts: list[Object]) -> Sequence:
         joined = self._root + name
@@ -172,13 +173,14 @@ def is_tar(store: Store, found: Object) -> bool:
 def ordered(found: list[tuple[str, Object]], mark: str) -> list[Object]:
     """The parts (number, object) of one tar in order; none if their numbers count something else, such as days.
 
+    What only looks like a part is left out: x.tar.txt beside x.tar.aa, any letters beside digits.
+
     Raises:
         UserError: one is missing.
     """
     digits = [(int(number), number, part) for number, part in found if number.isdigit()]
-    letters = sorted((len(number), number.lower(), part) for number, part in found if not number.isdigit())
-    parts = sorted(digits) if digits else letters
-    if not digits and letters and letters[0][1].strip("a"):
+    parts = sorted(digits) or _lettered(found)
+    if not parts:
         return []
     if digits and int(parts[0][1]) > 1:
         if len(parts[0][1]) > 3 and parts[0][1][0] != "0" and not mark.strip("._-"):
@@ -188,6 +190,18 @@ def ordered(found: list[tuple[str, Object]], mark: str) -> list[Object]:
         if after not in successors(number):
             raise _gap(part.uri, next_part.uri)
     return [part for _, _, part in parts]
+
+
+def _lettered(found: list[tuple[str, Object]]) -> list[tuple[int, str, Object]]:
+    """Letters as long as the first part's, or longer as `split` widens them: yz, zaaa … zyzz, zzaaaa."""
+    letters = sorted((len(number), number.lower(), part) for number, part in found)
+    width = next((length for length, number, _ in letters if not number.strip("a")), 0)
+    return [each for each in letters if width and _widened(each[1], width)]
+
+
+def _widened(letters: str, width: int) -> bool:
+    times, rest = divmod(len(letters) - width, 2)
+    return times >= 0 and not rest and letters.startswith("z" * times)
 
 
 def _gap(last: str, after: str) -> UserError:

@@ -113,6 +113,32 @@ def test_what_lies_between_and_beside_the_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "parts", [["aa", "ab", "ac"], ["aaa", "aab", "aac"], ["00", "01", "02"], ["part1", "part2"]], ids=lambda each: each[0]
+)
+def test_companions_with_letters_are_no_parts(tmp_path: Path, parts: list[str]) -> None:
+    laid(tmp_path, *(f"x.tar.{part}" for part in parts))
+    others = ["md", "json", "idx", "txt", "sha"]
+    beside = [name for name in others if len(name) != len(parts[0])]  # as long as the parts' letters, it is a gap among them
+    for name in beside:
+        put(tmp_path, f"x.tar.{name}", b"x" * 600)
+    [piece] = plan(STORE, ArchiveConfig(uri=str(tmp_path)))
+    assert (piece.listed, piece.skipped) == (len(parts) + len(beside), len(beside))
+    assert list(fates(rows(STORE, ArchiveConfig(uri=str(tmp_path))))) == NAMES
+
+
+def test_widened_letters_are_parts_and_a_gap_among_them_is_one() -> None:
+    def number(at: int) -> str:  # as split counts: 25 · 26 of two letters, then za + two
+        return ascii_lowercase[at // 26] + ascii_lowercase[at % 26] if at < 650 else f"zaa{ascii_lowercase[at - 650]}"
+
+    found = [(number(at), Object(f"s3://b/{at}", at, "")) for at in range(653)]
+    extra = [(name, Object(f"s3://b/{name}", 0, "")) for name in ("txt", "json", "zip", "zsync")]
+    assert [part.size for part in ordered([*extra, *found], ".")] == list(range(653))
+    for missing in (3, 649, 650, 651):
+        with pytest.raises(UserError, match="are missing"):
+            ordered([*extra, *found[:missing], *found[missing + 1 :]], ".")
+
+
+@pytest.mark.parametrize(
     ("names", "said"),
     [
         (["x.tar.00", "x.tar.02"], r"between .*x.tar.00 and .*x.tar.02 are missing; fetch them"),
