@@ -31,15 +31,9 @@ from tests.store.proxy import FaultyProxy
 if TYPE_CHECKING:
     from geobatch.engine.generator import Generator
 
-#: Session fixtures too dear to be made by both of two test processes.
-DEAR = ("served", "first")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist a file stays in one process, all tests on one dear fixture too; whole runs, the longest, come first."""
-    for item in items:
-        shared = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.nodeid.split("::")[0]))
+    """Whole runs, the longest tests, come first, so that two test processes end at the same time."""
     items.sort(key=lambda item: "tests/river/" not in item.nodeid)
 
 

@@ -56,8 +56,7 @@ def evaluate(
         places: the table, in any order; `candidates`, `neighbours` and probabilities may be null.
         truth: where the images were taken.
         others: further tables of the same images, by the name of their line.
-        count_missing: whether an image of the truth that the table does not hold is wrong (otherwise left
-            out).
+        count_missing: whether an image of the truth that the table does not hold is wrong (otherwise left out).
         pool_neighbours: how many of the first neighbours a choice may answer with, for the oracle of the pool.
         bootstrap: how intervals are drawn.
 
@@ -87,9 +86,7 @@ def evaluate(
         without_truth=len(ids) - int(np.sum(found >= 0)),
         missing=absent.size,
         choices={name: figures(distance, bootstrap=bootstrap) for name, distance in distances.items()},
-        against_neighbour={}
-        if neighbour is None
-        else {km: paired_difference(chosen, neighbour, km, bootstrap) for km in RADII_KM},
+        against_neighbour={} if neighbour is None else _paired(chosen, neighbour, bootstrap),
         against_score=_against_score(distances, bootstrap),
         calibration=judged.calibrations(chosen),
         coverage=judged.coverages(chosen, bootstrap),
@@ -108,10 +105,14 @@ def evaluate(
 def _against_score(distances: Mapping[str, Floats], bootstrap: Bootstrap | None) -> dict[str, dict[int, Interval]]:
     """Of every choice that knows no truth, by how much it is within each radius more often than the log-probability's."""
     return {
-        name: {km: paired_difference(distance, distances[SCORE], km, bootstrap) for km in RADII_KM}
+        name: _paired(distance, distances[SCORE], bootstrap)
         for name, distance in distances.items()
         if SCORE in distances and name != SCORE and not name.startswith("oracle")
     }
+
+
+def _paired(ours: Floats, theirs: Floats, bootstrap: Bootstrap | None) -> dict[int, Interval]:
+    return {km: paired_difference(ours, theirs, km, bootstrap) for km in RADII_KM}
 
 
 _JUDGED_BY = ("latitude", "longitude", "candidates", "neighbours", *map(probability_column, RADII_KM))

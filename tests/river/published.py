@@ -1,6 +1,6 @@
-"""Published data sets through every job of GeoToken, in one process, so that Ray starts once.
+"""A published data set through every job of GeoToken, in one process, so that Ray starts once.
 
-python -m tests.river.published FOLDER NAME …    each FOLDER/NAME has `training` and `benchmark`: archive TAB truth
+python -m tests.river.published FOLDER    which has `training` and `benchmark`: archive TAB truth
 """
 
 from __future__ import annotations
@@ -41,5 +41,4 @@ def through(folder: Path) -> None:
 
 if __name__ == "__main__":
     start([Hands(stage=Loop, workers=6)])  # Ray makes as many processes as CPUs before any is asked for
-    for name in sys.argv[2:]:
-        through(Path(sys.argv[1]) / name)
+    through(Path(sys.argv[1]))

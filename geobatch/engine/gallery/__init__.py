@@ -1,15 +1,14 @@
 """Vectors that know their place, and the three questions asked of them: what looks like this, what lies
 near here, where is row i.
 
-A gallery on disk is a folder: `gallery.json` (its record), `index.faiss`, `gallery.parquet` (image_id,
-latitude, longitude; row i belongs to vector i). Rows are sorted by image_id, so the same images give the
-same files and the same fingerprint in whatever order their parts were written. The index is opened
-memory-mapped: actors of one machine share its pages, and opening 100,000 × 512 takes 2 ms.
+A gallery on disk is a folder whose record names its files (`record`). Rows are sorted by image_id, so the same images give the
+same rows in whatever order their parts were written; what is appended later follows behind. Everything is mapped into memory:
+the actors of one machine share its pages, and opening a million rows takes half a second.
 
-Search is exact: one matrix product a batch. 2,000 queries of 128 floats against 30,000 rows take 0.3 s on
-two cores; 4 million rows of 2304 floats (the paper's gallery, 38 GB) need another index, whose kind
-`gallery.json` will name. `near` asks FAISS too, for the nearest of unit vectors in space, then ranks a few
-more than asked for in float64, because float32 cannot tell apart places within 2 km of each other.
+Small galleries are searched exactly. A larger one is given an index only where one was measured to pay (`measure`); an index
+only nominates rows, which are then ranked exactly against the stored vectors. On a million location features of GeoCLIP (512
+numbers) it finds 0.997 of the 15 nearest at 28 times the speed of flat search. What outgrows a machine is held in parts by
+several processes (`sharded`).
 """
 
 from geobatch.engine.gallery.build import append, build
