@@ -3,14 +3,15 @@
 The vectors go through the same flow as places do: sharded, resumable, each image once. The gallery is made last, from the
 table's parts, on the driver. Its record names the parts it was made from, so the same command on an archive that has grown
 reads the new parts only and appends them; where a part is gone or lost rows (images were replaced), or a setting of the
-gallery changed, it is built again.
+gallery or what the file of groups says changed, it is built again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pyarrow import csv
 from geobatch.actors import Hands, cores
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
+from geobatch.benchmark.lookup import Lookup
 from geobatch.engine.gallery import COLUMNS, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
 from geobatch.engine.vision import Vision
 from geobatch.errors import UserError
@@ -57,8 +59,9 @@ class BuildGallery:
     batch: int = 256
     """Pictures the encoder takes at a time."""
     groups: str | None = None
-    """CSV or Parquet with the columns image_id and group (a photographer, a burst): rows of one group can be kept from each
-    other in training and evaluation."""
+    """CSV or Parquet with the columns image_id and group (a photographer, a burst). In training images of one group are no
+    neighbours of each other, where the training image is in the gallery too: of another nobody knows the group. A file that
+    was edited builds the gallery again."""
     indexing: Indexing = field(default_factory=Indexing)
     """How the gallery is stored and searched."""
     rebuild: bool = False
@@ -126,15 +129,15 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -
     """The gallery of the table's rows: as it is, appended to, or built.
 
     Raises:
-        UserError: as `geobatch.engine.gallery.build`.
+        UserError: as `geobatch.engine.gallery.build`, or the groups are of no image of a gallery that is built.
     """
     parts = {part["path"]: len(part.get("removed", ())) for part in table.parts}
-    source = {"parts": parts, "groups": config.groups}
-    groups = _groups(store, config.groups) if config.groups else None
+    groups = Groups(store, config.groups) if config.groups else None
+    source = {"parts": parts, "groups": config.groups, "groups_sha256": groups.sha256 if groups else None}
     known = read_record(folder) if (folder / RECORD).is_file() and not config.rebuild else {}
     before = known.get("source", {}).get("parts", {})
     same = known.get("indexing") == json.loads(json.dumps(asdict(config.indexing)))
-    if before and same and known["source"].get("groups") == config.groups and before.items() <= parts.items():
+    if before and same and known["source"].get("groups_sha256") == source["groups_sha256"] and before.items() <= parts.items():
         new = [part for part in table.parts if part["path"] not in before]
         if not new:
             return load(folder)
@@ -142,28 +145,57 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -
         return append(folder, _rows(some, store, groups), source)
     vision = Vision(str(local_folder(store, config.encoder, "encoder")), device="cpu")
     views = dict(zip(vision.views, vision.view_sizes, strict=True))
-    return build(folder, _rows(table, store, groups), views=views, indexing=config.indexing, source=source)
+    rows = _rows(table, store, groups)
+    return build(folder, rows if groups is None else groups.known(rows), views=views, indexing=config.indexing, source=source)
 
 
-def _rows(table: Snapshot, store: Store, groups: pa.Table | None) -> Iterator[pa.Table]:
+class Groups:
+    """The groups of images, as a CSV or Parquet file with the columns image_id and group says them, both text.
+
+    Args:
+        store: reaches the file.
+        uri: of the file. Of an image that it names twice the first group counts; an empty group is none.
+
+    Raises:
+        UserError: it has no such columns.
+    """
+
+    def __init__(self, store: Store, uri: str) -> None:
+        data = store.get(uri)
+        self.uri, self.sha256 = uri, hashlib.sha256(data).hexdigest()
+        named = ["image_id", GROUP]
+        kept = csv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()), include_columns=named)  # 00123 is no number
+        try:
+            read = pq.read_table(io.BytesIO(data), columns=named) if data[:4] == b"PAR1" else None
+            found = csv.read_csv(io.BytesIO(data), convert_options=kept) if read is None else read.select(named)
+            found = found.cast(pa.schema([(name, pa.large_string()) for name in named]))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+            raise UserError(f"{uri} has no readable columns image_id and {GROUP} ({error}); correct it") from error
+        found = found.filter(pc.and_(pc.is_valid(found["image_id"]), pc.not_equal(found[GROUP], ""))).combine_chunks()
+        self._groups = pa.concat_arrays([pa.nulls(0, pa.large_string()), *found[GROUP].chunks])
+        self._lookup = Lookup(pa.concat_arrays([pa.nulls(0, pa.large_string()), *found["image_id"].chunks]))
+
+    def of(self, names: pa.ChunkedArray) -> pa.Array:
+        """The group (n,) of each image_id, null where there is none."""
+        keys = pa.concat_arrays([pa.nulls(0, pa.large_string()), *names.cast(pa.large_string()).chunks])
+        rows = self._lookup.find(keys)[0]
+        return self._groups.take(pa.array(rows, mask=rows < 0)).cast(pa.string())
+
+    def known(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables.
+
+        Raises:
+            UserError: at their end, if none of their rows has a group.
+        """
+        rows = grouped = 0
+        for table in tables:
+            rows, grouped = rows + len(table), grouped + len(table) - table[GROUP].null_count
+            yield table
+        if rows and not grouped:
+            raise UserError(f"{self.uri} has a group for none of the images; its image_id must be theirs, such as a/b.jpg")
+
+
+def _rows(table: Snapshot, store: Store, groups: Groups | None) -> Iterator[pa.Table]:
     """The table's rows, with their groups."""
     for rows in table.tables(store, COLUMNS):
-        if groups is None:
-            yield rows
-            continue
-        at = pc.index_in(rows["image_id"].cast(pa.string()).combine_chunks(), value_set=groups["image_id"].combine_chunks())
-        yield rows.append_column(GROUP, groups[GROUP].combine_chunks().take(at))
-
-
-def _groups(store: Store, uri: str) -> pa.Table:
-    """The columns image_id and group of a CSV or Parquet file, both text."""
-    data = store.get(uri)
-    try:
-        found = pq.read_table(io.BytesIO(data)) if data[:4] == b"PAR1" else csv.read_csv(io.BytesIO(data))
-        return (
-            found.select(["image_id", GROUP])
-            .cast(pa.schema([("image_id", pa.string()), (GROUP, pa.string())]))
-            .combine_chunks()
-        )
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise UserError(f"{uri} has no readable columns image_id and {GROUP} ({error}); correct it") from error
+        yield rows if groups is None else rows.append_column(GROUP, groups.of(rows["image_id"]))

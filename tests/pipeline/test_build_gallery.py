@@ -91,3 +91,40 @@ def test_groups_come_from_a_file(grown: Grown, kind: str) -> None:
     path.write_bytes(b"image_id,user\n1,2\n")
     with pytest.raises(UserError, match="image_id and group"):
         grown.gallery(groups=str(path))
+
+
+def test_groups_are_text_and_none_where_empty(grown: Grown) -> None:
+    path = grown.folder / "groups.csv"
+    lines = [f"i{row:06d},{'00123' if row < 30 else '123' if row < 60 else ''},{row}" for row in range(90)]
+    path.write_text("\n".join(["image_id,group,seen", *lines, "elsewhere,x,maybe"]) + "\n")
+    gallery = grown.gallery(groups=str(path))
+    queries = gallery.vectors(np.arange(3))
+    for group, left in (("00123", {*range(30, 100)}), ("123", {*range(30), *range(60, 100)}), ("", {*range(100)})):
+        rows = gallery.search(queries, 100, exclude_groups=[group] * 3)[1]
+        assert all(set(found[found >= 0].tolist()) == left for found in rows)
+
+
+def test_an_edited_file_of_groups_builds_anew(grown: Grown) -> None:
+    path = grown.folder / "groups.csv"
+    path.write_text("image_id,group\ni000000,a\ni000001,a\n")
+    first = grown.gallery(groups=str(path))
+    built = (grown.folder / "gallery.parquet").stat().st_mtime_ns
+    grown.gallery(groups=str(path))
+    assert (grown.folder / "gallery.parquet").stat().st_mtime_ns == built
+    path.write_text("image_id,group\ni000000,a\ni000002,a\n")
+    edited = grown.gallery(groups=str(path))
+    own = edited.vectors(np.array([0]))
+    assert set(range(100)) - set(edited.search(own, 100, exclude_groups=["a"])[1][0].tolist()) == {0, 2}
+    assert set(range(100)) - set(first.search(own, 100, exclude_groups=["a"])[1][0].tolist()) == {0, 1}
+    assert edited.fingerprint != first.fingerprint
+    with pytest.raises(UserError, match="knows no groups"):
+        grown.gallery().search(own, 3, exclude_groups=["a"])
+
+
+def test_groups_of_other_images_are_refused_and_the_gallery_stays(grown: Grown) -> None:
+    before = grown.gallery().fingerprint
+    path = grown.folder / "groups.csv"
+    path.write_text("image_id,group\ni000000.jpg,a\n")
+    with pytest.raises(UserError, match=r"groups.csv has a group for none of the images; its image_id must be theirs"):
+        grown.gallery(groups=str(path))
+    assert grown.gallery().fingerprint == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -117,10 +118,12 @@ def described(kind: str, rows: int, dimension: int, views: dict[str, int] | None
 
 
 def signed(digest: Any, places: pa.Table) -> str:
-    """The fingerprint: a digest of the vectors, continued over names and places."""
+    """The fingerprint: a digest of the vectors, continued over names, places and groups."""
     digest.update("\0".join(places["image_id"].to_pylist()).encode())
     where = np.stack([places["latitude"].to_numpy(), places["longitude"].to_numpy()], axis=1)
     digest.update(np.ascontiguousarray(where).tobytes())
+    if GROUP in places.column_names:
+        digest.update(json.dumps(places[GROUP].to_pylist()).encode())
     return str(digest.hexdigest())
 
 

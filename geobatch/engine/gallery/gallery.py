@@ -61,7 +61,7 @@ class Gallery:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of names, places and vectors, and of the index where it decides what is found."""
+        """SHA-256, hex, of names, places, groups and vectors, and of the index where it decides what is found."""
         return str(self.record["fingerprint"])
 
     @cached_property
