@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from geobatch.engine.gallery import Gallery, collect
 from geobatch.engine.surface import Surface
 from geobatch.errors import UserError
 from geobatch.methods.geotoken import arrays as files
+from geobatch.methods.geotoken.calibrate import fit
 from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import RewardModel
-from geobatch.pipeline.train import GeoTokenTrain, _name, _network, _split, _training, train
-from geobatch.pipeline.trainees import Make, MakeReward, part
-from geobatch.train.loop import Worker
+from geobatch.pipeline import train as job
+from geobatch.pipeline.train import GeoTokenTrain, _measured, _name, _network, _rewarded, _shared, _split, _training, train
+from geobatch.pipeline.trainees import Make, MakeReward, _who, part
+from geobatch.train.loop import Loop, Worker
+from tests.methods.geotoken.pools import known as pooled
 from tests.methods.geotoken.test_arrays import tables
 
 
@@ -48,6 +52,9 @@ def test_what_is_named_overrides_the_preset_and_nothing_else() -> None:
     found = _training(asked(preset="small", **named))
     assert all(getattr(found, name) == value for name, value in named.items())
     assert found.learning_rate == Training.small().learning_rate
+    passes = _training(asked(preset="small", epochs=3))
+    assert (passes.epochs, passes.steps) == (3, None)  # the preset's 500 steps would be made instead
+    assert _training(asked(preset="small", epochs=3, steps=9)).steps == 9
 
 
 def test_images_kept_out_leave_a_batch_to_learn_from() -> None:
@@ -94,6 +101,48 @@ def test_workers_train_both_models_from_files(tmp_path: Path) -> None:
     judge.save(tmp_path / "reward")
     assert RewardModel.load(tmp_path / "reward").config == network
     assert json.loads((tmp_path / "reward/config.json").read_text())["training"]["samples"] == 4
+
+
+def test_figures_and_calibration_are_added_to_a_card_that_lacks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, arrays = tmp_path / "model", tmp_path / "arrays"
+    GeoTokenModel(GeoToken.small(8)).save(output / "geotoken")
+    gallery, known = collect(tables(60)), files.write_images(tables(50, name="b"), arrays)
+    files.write_neighbours(gallery, known, files.Search(count=5, surface=Surface(neighbours=6)), arrays)
+    np.save(arrays / "held.npy", np.arange(12))
+    monkeypatch.setattr(job, "MEASURED", 7)
+    card = {"trained": "x"}
+    _measured(output, arrays, 12, card)
+    written = json.loads((output / "geobatch.json").read_text())
+    assert written == card and card["validation"]["images"] == 7 and 0 <= card["validation"]["greedy_200km"] <= 1
+    assert card["calibration"] == {}  # of twelve images there is none
+    fit(*pooled(250, seed=1)).save(output)  # killed between the calibration and its line in the card
+    del card["calibration"]
+    _measured(output, arrays, 12, card)
+    assert card["calibration"]["error_25km"] < 0.2 and card["validation"] == written["validation"]
+    shutil.rmtree(output / "geotoken")  # nothing is opened again where nothing is missing
+    _measured(output, arrays, 12, card)
+
+
+def test_the_reward_model_has_a_batch_that_its_workers_can_share() -> None:
+    assert [_shared(256, *told) for told in ((1000, 2), (1000, 3), (100, 3), (2, 3))] == [256, 255, 99, 3]
+
+
+def test_the_reward_trainings_name_is_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "kept.npy", np.arange(600))
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward/config.json").write_text('{"history": []}')
+    names = list[str]()
+    monkeypatch.setattr(job, "taught", lambda make, output, name, training, loop: names.append(name))
+    for decides in (["net", "images"], ["net", "other images"], ["net", "images"]):
+        _rewarded(asked(preset="small"), tmp_path, tmp_path, decides)
+    assert names[0] == names[2] != names[1]
+
+
+def test_parts_of_layers_are_refused_before_anything_is_opened() -> None:
+    with pytest.raises(UserError, match=r"leave --loop\.parallel at ddp"):
+        train(asked(loop=Loop(parallel="fsdp")))
+    with pytest.raises(UserError, match="holds the whole network"):
+        _who("nowhere", Worker(sharded=True))
 
 
 def test_an_unknown_preset_is_refused_before_anything_is_opened() -> None:

@@ -181,7 +181,9 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Writes `calibration.json` into a model's folder."""
-        (folder / FILE).write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
+        fresh = folder / f".{FILE}.new"  # a torn file would have to be calibrated again
+        fresh.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
+        fresh.replace(folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
