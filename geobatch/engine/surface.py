@@ -89,7 +89,7 @@ def meet(gallery: Gallery, queries: Vectors, similarities: Vectors, rows: Rows, 
     Args:
         queries: (N, D) unit vectors.
         similarities: (N, K) as `Gallery.search` gave them, best first; the first `neighbours` are used, K is at least 1.
-        rows: (N, K) likewise.
+        rows: (N, K) likewise; -1 where there is none counts for nothing, and the first of each query is one.
     """
     config = config or Surface()
     parts = [
@@ -104,7 +104,8 @@ def _meet(
 ) -> tuple[Floats, Floats, Vectors, Vectors, Floats]:
     rows, similarities = rows[:, : config.neighbours], similarities[:, : config.neighbours].astype(np.float64)
     vectors = gallery.vectors(rows)
-    points = point.unit_vectors(*gallery.places(rows))
+    missing = rows < 0
+    points = point.unit_vectors(*gallery.places(np.where(missing, rows[:, :1], rows)))
     below = similarities - similarities.max(axis=1, keepdims=True)
     guess = _first(points, below / config.first_temperature)
     spacing, _ = gallery.near(*point.lat_lon(guess), k=config.spacing_rank + 1)  # the guess itself is a gallery image
@@ -118,7 +119,7 @@ def _meet(
         flat /= reach[:, None, None]
         # Straight through the Earth: the other side of it would fold onto the tangent plane.
         far = (offset**2).sum(axis=2) / reach[:, None] ** 2
-        weight = np.exp(np.maximum(below / config.temperature - far / 2, -200.0))
+        weight = np.exp(np.maximum(below / config.temperature - far / 2, -200.0)) * ~missing
         plane = _fit(flat, vectors, weight, config.smoothing)
         step, deviation = _project(queries, plane)
         plane[:, 0] += np.einsum("nx,nxd->nd", step, plane[:, 1:])

@@ -64,6 +64,11 @@ class Gallery:
         """SHA-256, hex, of names, places, groups and vectors, and of the index where it decides what is found."""
         return str(self.record["fingerprint"])
 
+    @property
+    def grouped(self) -> bool:
+        """Whether rows have groups."""
+        return GROUP in self._places.column_names
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self._ids.to_pylist())}
@@ -71,7 +76,7 @@ class Gallery:
     @cached_property
     def _groups(self) -> tuple[dict[str, int], Rows]:
         """Numbers of the groups' names, and of each row's group."""
-        if GROUP not in self._places.column_names:
+        if not self.grouped:
             raise UserError("this gallery knows no groups; build it with --groups")
         encoded = pc.dictionary_encode(self._places[GROUP].combine_chunks())
         names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
@@ -132,6 +137,14 @@ class Gallery:
         km = haversine_km(lat[:, None], lon[:, None], self.latitude[rows], self.longitude[rows])
         order = np.lexsort((rows, km), axis=1)[:, :width]
         return np.take_along_axis(km, order, 1), np.take_along_axis(rows, order, 1)
+
+    def groups_of(self, names: Sequence[str | None]) -> list[str | None] | None:
+        """The group of each image_id, None where it is not in the gallery or in no group; None where the gallery knows none."""
+        if not self.grouped:
+            return None
+        rows = codes(names, self._row_of)
+        groups: list[str | None] = self._places[GROUP].take(pa.array(rows, mask=rows < 0)).to_pylist()
+        return groups
 
     def places(self, rows: Rows) -> tuple[Floats, Floats]:
         """Latitudes and longitudes in degrees, in the shape of `rows`; NaN for row -1."""

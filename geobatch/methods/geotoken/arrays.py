@@ -12,7 +12,8 @@ neighbours 0.25 GB. float16 keeps 11 bits: a unit vector's components of 1/√76
 
 Looking neighbours up is hours of work at that size, so each block is a file of its own, renamed into place, under the name
 of all that decides it; who comes after a crash goes on behind the last. An image is never its own neighbour, nor does
-it bear on its place between images.
+it bear on its place between images; where the gallery knows groups (a photographer, a burst), nor do the others of its group.
+Groups are the gallery's knowledge: of a training image that is not in it none is known, and none is left out.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def write_neighbours(gallery: Gallery, known: Known, search: Search, folder: Pat
     """Writes `neighbours`, `gallery_vectors` and `gallery_places` for the images that `write_images` put into `folder`."""
     images = np.load(folder / "vectors.npy", mmap_mode="r")
     count, surface = search.count, search.surface
-    decides = f"{known.reading} {gallery.fingerprint} {gallery.record.get('searched')} {search}"
+    decides = f"{known.reading} {gallery.fingerprint} {gallery.record.get('searched')} {search}{' grouped' * gallery.grouped}"
     blocks = folder / f"neighbours-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"
     blocks.mkdir(exist_ok=True)
     wide = images.shape[1] * 4 * (1 if surface is None else count)
@@ -207,11 +208,12 @@ def _look_up(gallery: Gallery, queries: npt.NDArray[np.float32], ids: list[str |
     """Writes the rows of one block's neighbours; with a surface, also the places between images that lead them."""
     length = np.linalg.norm(queries, axis=1, keepdims=True)  # as retrieval sees them, before they were rounded
     queries = queries / np.maximum(length, 1e-12)
+    groups = gallery.groups_of(ids)
     if search.surface is None:
-        rows = gallery.search(queries, search.count, ids, exclude_above=search.above)[1]
+        rows = gallery.search(queries, search.count, ids, groups, search.above)[1]
         arrays: dict[str, Any] = {"rows": rows.astype(np.int32)}
     else:
-        found = find(gallery, queries, search.count, search.surface, exclude_ids=ids)
+        found = find(gallery, queries, search.count, search.surface, ids, groups)
         arrays = {
             "rows": found.rows[:, 1:].astype(np.int32),
             "vectors": found.vectors[:, 0].astype(np.float16),

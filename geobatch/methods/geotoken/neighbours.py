@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from geobatch.engine.gallery import Gallery
 from geobatch.engine.surface import Surface, meet
+from geobatch.errors import UserError
 
 Array = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
@@ -33,11 +34,11 @@ class Found:
 
     Args:
         ids: N·M image_ids, null for a place between images.
-        rows: (N, M) rows of the gallery, -1 for a place between images.
-        similarities: (N, M).
-        latitude: (N, M) degrees.
-        longitude: (N, M) degrees.
-        vectors: (N, M, D).
+        rows: (N, M) rows of the gallery, -1 for a place between images, and behind all others where a group leaves too few.
+        similarities: (N, M), -inf for what is missing.
+        latitude: (N, M) degrees, NaN for what is missing.
+        longitude: (N, M) degrees, likewise.
+        vectors: (N, M, D), zeros for what is missing.
     """
 
     ids: pa.Array
@@ -54,15 +55,20 @@ def find(
     count: int,
     surface: Surface | None = None,
     exclude_ids: Sequence[str | None] | None = None,
+    exclude_groups: Sequence[str | None] | None = None,
 ) -> Found:
     """The neighbours of (N, D) unit vectors: `count` of them, or fewer where the gallery is smaller.
 
     Args:
         surface: leads with the place between images, which counts as one of `count`.
         exclude_ids: one image_id (or None) for each query that must not be among its neighbours, nor bear on the surface.
+        exclude_groups: one group (or None) for each query none of whose images may either.
+
+    Raises:
+        UserError: a query that is to have a place between images has none left.
     """
     wide = count if surface is None else max(count, surface.neighbours)
-    similarities, rows = gallery.search(queries, wide, exclude_ids)
+    similarities, rows = gallery.search(queries, wide, exclude_ids, exclude_groups)
     kept = rows[:, : count - (surface is not None)]
     found = Found(
         gallery.ids(kept).cast(pa.string()),
@@ -73,6 +79,8 @@ def find(
     )
     if surface is None or not rows.shape[1]:
         return found
+    if (rows[:, 0] < 0).any():
+        raise UserError("every image of the gallery is of one training image's group; correct the groups it was built with")
     between = meet(gallery, queries, similarities, rows, surface)
     width = kept.shape[1] + 1
     at = np.concatenate([np.full((len(kept), 1), -1), np.arange(kept.size).reshape(kept.shape)], axis=1).ravel()

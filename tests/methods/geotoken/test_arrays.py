@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from geobatch.engine.gallery import Gallery, collect
+from geobatch.engine.gallery import GROUP, Gallery, collect
 from geobatch.engine.surface import Surface
 from geobatch.errors import UserError
 from geobatch.methods.geotoken import arrays
@@ -94,6 +94,40 @@ def test_neighbours_are_those_that_retrieval_finds(
     mine = known.ids.to_pylist()
     assert set(names) & set(mine)
     assert not any(names[row] == mine[at] for at in range(len(mine)) for row in near[at, first:])
+
+
+@pytest.mark.parametrize("surface", [None, Surface(neighbours=6)])
+def test_images_of_one_group_are_no_neighbours(tmp_path: Path, surface: Surface | None) -> None:
+    shown = pa.concat_tables(tables(150))
+    group = [None if row % 10 == 9 else "many" if row % 2 else f"photographer {row // 10}" for row in range(150)]
+    groups = dict(zip(shown["image_id"].to_pylist(), group, strict=True))
+    plain, gallery = collect([shown]), collect([shown.append_column(GROUP, pa.array(group))])
+    assert gallery.fingerprint != plain.fingerprint
+    known = write_images([shown, *tables(20, name="elsewhere")], tmp_path)
+    count, first = 100, int(surface is not None)  # more than are left of some
+    write_neighbours(plain, known, Search(count=count, surface=surface), tmp_path)
+    before = np.load(tmp_path / "neighbours.npy")[:, first:]
+    write_neighbours(gallery, known, Search(count=count, surface=surface), tmp_path)
+    near = np.load(tmp_path / "neighbours.npy")[:, first:]
+    names, mine = gallery.ids(np.arange(len(gallery))).to_pylist(), known.ids.to_pylist()
+    for row, name in enumerate(mine):
+        own = groups.get(name)
+        left = [at for at in before[row] if at >= 0 and (own is None or groups[names[at]] != own)]
+        found = near[row][near[row] >= 0].tolist()
+        assert found[: len(left)] == left and (near[row][len(found) :] == -1).all()
+        assert own is None or own not in {groups[names[at]] for at in found}
+    assert (near[[groups.get(name) == "many" for name in mine]][:, -10:] == -1).all() and len(mine) > len(gallery)
+    examples = read(tmp_path)
+    assert np.isfinite(examples.gallery.latitude).all() and np.isfinite(np.asarray(examples.gallery.vectors)).all()
+
+
+def test_groups_that_leave_nothing(tmp_path: Path) -> None:
+    shown = pa.concat_tables(tables(20))
+    gallery, known = collect([shown.append_column(GROUP, pa.array(["one"] * 20))]), write_images([shown], tmp_path)
+    write_neighbours(gallery, known, Search(count=3), tmp_path)
+    assert (np.load(tmp_path / "neighbours.npy") == -1).all()
+    with pytest.raises(UserError, match="correct the groups"):
+        write_neighbours(gallery, known, Search(count=3, surface=Surface()), tmp_path)
 
 
 def test_a_table_of_neighbours_is_taken_up_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

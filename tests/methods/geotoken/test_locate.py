@@ -97,6 +97,17 @@ def test_without_a_judge_the_picture_goes_with_the_embedding(folder: Path) -> No
     assert set(done["chosen_by"].to_pylist()) == {"expected_share"} and done["reason"].null_count == IMAGES
 
 
+def test_retrieval_knows_the_gallery_it_began_with_and_takes_a_gpu_when_told(folder: Path) -> None:
+    told = galleries.read_record(folder / "gallery")["fingerprint"]
+    for gpus in (0.0, 0.5):
+        settings = replace(SMALL, gallery_gpus=gpus)
+        retrieve = river(folder / "model", folder / "gallery", settings, 1)[1]
+        assert retrieve.make["fingerprint"] == told and retrieve.make["gpu"] == (gpus > 0) and retrieve.gpus == gpus
+        assert decides(settings) == decides(SMALL)  # it decides no row
+    with pytest.raises(UserError, match="not for both"):
+        river(folder / "model", folder / "gallery", replace(SMALL, gallery_gpus=1, shards=2), 1)
+
+
 @pytest.mark.parametrize("below", [1.0, 0.4])
 def test_a_judge_sees_the_picture_and_overrules_the_selector(folder: Path, selected: pa.Table, below: float) -> None:
     judge = JudgeSettings(model=str(folder / "judge"), below=below, merge_km=0.0)

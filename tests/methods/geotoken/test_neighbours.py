@@ -44,6 +44,16 @@ def test_with_a_surface_it_leads_and_counts(gallery: Gallery) -> None:
     assert not any(own in names[row] for row, own in enumerate(ids))
 
 
+def test_what_is_missing_does_not_bear_on_the_place_between(gallery: Gallery) -> None:
+    queries = gallery.vectors(np.arange(5))
+    similarities, rows = gallery.search(queries, 7)
+    padded = np.pad(rows, ((0, 0), (0, 5)), constant_values=-1)
+    without = np.pad(similarities, ((0, 0), (0, 5)), constant_values=-np.inf)
+    few, same = meet(gallery, queries, similarities, rows), meet(gallery, queries, without, padded)
+    for name in ("latitude", "longitude", "vectors", "similarities", "spread_km"):
+        np.testing.assert_allclose(getattr(same, name), getattr(few, name), rtol=1e-4, atol=1e-6)
+
+
 def test_only_the_place_between(gallery: Gallery) -> None:
     found = find(gallery, gallery.vectors(np.arange(3)), 1, Surface())
     assert found.ids.to_pylist() == [None] * 3 and found.vectors.shape == (3, 1, 4)
