@@ -35,7 +35,7 @@ class Calibrate:
     truth: str | None = None
     """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions."""
     selection: Selection = field(default_factory=Selection)
-    """How places will be chosen."""
+    """How places will be chosen: the fit is for this selector's places, or the default's where it needs more than the table."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
 
@@ -61,5 +61,5 @@ def calibrate(config: Calibrate) -> Calibration:
     fitted = fit(places, latitude, longitude, config.selection)
     fitted.save(folder)
     errors = ", ".join(f"{100 * fitted.figures[f'error_{km}km']:.1f} % at {km:,} km" for km in RADII_KM)
-    say(f"{folder / FILE}: fitted to {fitted.images:,} images; expected calibration error {errors}")
+    say(f"{folder / FILE}: fitted to {fitted.images:,} images placed by {fitted.selector}; expected calibration error {errors}")
     return fitted

@@ -16,7 +16,10 @@ from geobatch.errors import UserError
 from geobatch.methods.geoclip import locate as geoclip
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
+from geobatch.methods.geotoken.calibration import FILE, Calibration
+from geobatch.methods.geotoken.reward import REWARD
 from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, fingerprint_of_base, local_folder
+from geobatch.progress import say
 from geobatch.store import Store
 
 #: Each has `Locate`, its settings.
@@ -145,13 +148,24 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
             raise UserError(f"{base} holds no vision-language model (no config.json); a judge is one")
         settings = replace(settings, judge=replace(settings.judge, model=base))
         judge = {"judge": fingerprint_of_base(base)}
+    fitted = Calibration.load(folder) if settings.selection.calibrated else None
+    selector = geotoken.selection(settings).selector
+    if fitted is not None and fitted.selector != selector:
+        say(f"{asked.model} is calibrated for places chosen by {fitted.selector}: what is stated of places chosen by "
+            f"{selector} goes through maps fitted to others")  # fmt: skip
     decides = {
-        "model": fingerprint_of(folder, leave=(CARD,)),
+        "model": fingerprint_of(folder, leave=(CARD, *_unread(settings))),
         "gallery": geotoken.gallery_fingerprint(gallery),
         "settings": geotoken.decides(settings),
         **judge,
     }
     return Chosen("geotoken", decides, geotoken.river(folder, gallery, settings, workers), far=settings.judge.asked)
+
+
+def _unread(settings: geotoken.Locate) -> list[str]:
+    """Parts of the model's folder that these settings do not open: what happens to them decides no row."""
+    selection = settings.selection
+    return [name for name, read in ((REWARD, selection.selector == "reward"), (FILE, selection.calibrated)) if not read]
 
 
 def _speaks(base: str) -> bool:

@@ -61,7 +61,7 @@ def test_a_table_calibrates_its_model_and_the_next_one_shows_it(tmp_path: Path, 
     places, truth = written(tmp_path, 1, 500)
     fitted = calibrate(Calibrate(places=places, truth=truth, model=str(model)))
     assert fitted == Calibration.load(model) and fitted.images == 490
-    assert f"{FILE}: fitted to 490 images; expected calibration error" in capsys.readouterr().out
+    assert f"{FILE}: fitted to 490 images placed by expected_share; expected calibration error" in capsys.readouterr().out
     places, truth = written(tmp_path, 2, 1500, fitted)
     found = evaluate_places(Evaluate(places=places, truth=truth, model=str(model), output=str(tmp_path / "out"), bootstrap=200))
     for name in ("latitude", "longitude"):

@@ -16,6 +16,7 @@ Fewer than `LEAST` images are refused: a radius from 100 images may hold 84 or 9
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def fit(table: pa.Table, latitude: npt.ArrayLike, longitude: npt.ArrayLike, sele
         table: `image_id`, `candidates`, `neighbours`, `reason`; of PLACE or before the sink. Rejected rows are left out.
         latitude: (N,) degrees, NaN where the truth is not known.
         longitude: (N,) degrees.
-        selection: how places are chosen; a selector that needs more than the pool counts as the default one.
+        selection: how places are chosen. The maps and the radius are of these places and no others'; a selector that needs
+            more than the pool (similarity, reward, judge) cannot be fitted, the default one is in its stead, and
+            `Calibration.selector` says so.
 
     Raises:
         UserError: too few images, or none with neighbours or draws.
@@ -83,7 +86,7 @@ def fit(table: pa.Table, latitude: npt.ArrayLike, longitude: npt.ArrayLike, sele
         platt=maps,
         area=fit_platt(seen.cell[celled], seen.held[celled] > 0),
         radius=conformal(seen.km / seen.radius),
-        selector=how.pooled,
+        selector=Counter(seen.chosen_by.tolist()).most_common(1)[0][0],
         images=len(table),
         figures=_figures(seen, maps),
     )
@@ -181,7 +184,7 @@ class _Outcomes:
     """What a mixture said of N images and what was so.
 
     Fields: km from place to truth, masses (N, R), 90 % radius, masses of the finest cells for `_MASSES` (0: none) and whether
-    they held the truth, log-density of the truth.
+    they held the truth, log-density of the truth, and by which selector the place was chosen.
     """
 
     km: Array
@@ -190,6 +193,7 @@ class _Outcomes:
     cell: Array
     held: Array
     density: Array
+    chosen_by: npt.NDArray[np.str_]
 
 
 def _outcomes(mixture: Mixture, pools: Pool, truth: Array, selection: Selection) -> _Outcomes:
@@ -205,6 +209,7 @@ def _outcomes(mixture: Mixture, pools: Pool, truth: Array, selection: Selection)
         cell=np.stack(held, axis=1),
         held=np.stack([cell.holds(one, *where) for one in cells], axis=1).astype(np.float64),
         density=log_density(mixture, pools, truth),
+        chosen_by=np.asarray(choice.chosen_by),
     )
 
 

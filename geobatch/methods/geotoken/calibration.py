@@ -10,6 +10,10 @@ Three things, fitted by `calibrate` and kept in the model's folder as `calibrati
    good as its shape.
 3. the factor of the radius that holds 90 % of the mixture.
 
+The posterior knows nothing of who chooses, and the cell is the posterior's own. The maps of the radii and the factor of the
+radius were fitted to places that `selector` chose: the place of most mass is stated too large a mass, that of another
+selector may not be, so for its places the probabilities are of the right posterior and of another selector's map.
+
 Everything is read from the table's lists, so a table that was written can be chosen from again (`select.reselected`).
 
 Not covered: images unlike those of the fit (another camera, another continent), and other draws (K, temperature) than the
@@ -154,7 +158,7 @@ class Calibration:
         platt: (a, b) of each radius of `RADII_KM`.
         area: (a, b) of the mass of a cell.
         radius: factor of the mixture's 90 % radius.
-        selector: by which places were chosen at the fit.
+        selector: by which places were chosen at the fit; `platt` and `radius` are right for these places alone.
         images: that it was fitted on.
         figures: measured at the fit, each half of the images with the mixture of the other.
     """

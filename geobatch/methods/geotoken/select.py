@@ -7,8 +7,11 @@ over them; `expected_distance` the pool's medoid on the sphere. Both may answer 
 retrieved neighbours.
 
 With a calibration (`calibration`) the posterior is the fitted mixture, and the probabilities, the radius and the area are
-calibrated. On 4,000 crops of the embedded world that no fit saw, `expected_share` then closed 41 % [37, 45] of the gap
-between log-probability and the oracle of the samples at 25 km (77.9 -> 85.0 of 95.3 %), and was worse at no radius; without a
+calibrated: for the selector that it was fitted with. For the places of another selector the masses are of the same posterior,
+but they go through the maps that were fitted to the first one's places, and nobody has measured what they are worth.
+
+On 4,000 crops of the embedded world that no fit saw, `expected_share` then closed 41 % [37, 45] of the gap between
+log-probability and the oracle of the samples at 25 km (77.9 -> 85.0 of 95.3 %), and was worse at no radius; without a
 calibration 36 %. Nearly all of that is the place between images: where the model reads none it closes 7 %. Places beyond the
 pool (weighted means around the best, a climb to the mode) gained less than 0.3 points and are not tried.
 

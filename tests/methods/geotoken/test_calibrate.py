@@ -18,7 +18,7 @@ from geobatch.geo import cell, s2
 from geobatch.geo.distance import haversine_km
 from geobatch.methods.geotoken.calibrate import FLATTEST, asked_of, conformal, fit, fit_platt, learn
 from geobatch.methods.geotoken.calibration import FILE, Calibration, platt
-from geobatch.methods.geotoken.config import Sampling, Selection
+from geobatch.methods.geotoken.config import Sampling, Selection, Selector
 from geobatch.methods.geotoken.select import Select, reselected
 from geobatch.schema import RADII_KM, probability_column
 from tests.methods.geotoken.pools import known
@@ -120,6 +120,17 @@ def test_the_order_of_the_rows_does_not_matter_and_unknown_ones_are_left_out() -
     order = np.random.default_rng(0).permutation(260)
     one, other = fit(table, latitude, longitude), fit(table.take(pa.array(order)), latitude[order], longitude[order])
     assert one == other and one.images == 250
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("log_probability", "log_probability"), ("expected_distance", "expected_distance"), ("similarity", "expected_share")],
+)
+def test_it_says_by_whom_its_places_were_chosen(asked: Selector, used: Selector) -> None:
+    table, latitude, longitude = known(220, seed=10)
+    found = fit(table, latitude, longitude, Selection(selector=asked))
+    assert found.selector == used
+    assert replace(found, selector=asked) == replace(fit(table, latitude, longitude, Selection(selector=used)), selector=asked)
 
 
 def test_too_few_images_are_refused() -> None:
