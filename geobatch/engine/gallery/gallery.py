@@ -18,7 +18,7 @@ from geobatch.engine.gallery.exclude import codes, dropping, search_without
 from geobatch.engine.gallery.finder import Finder, Local
 from geobatch.engine.gallery.gpu import on_gpu
 from geobatch.engine.gallery.index import Index
-from geobatch.engine.gallery.record import GROUP, INDEX, PLACES, RECORD, columns_of, read_record, write_record
+from geobatch.engine.gallery.record import GROUP, INDEX, PLACES, RECORD, changed, columns_of, read_record, write_record
 from geobatch.engine.gallery.stored import Halves, Rows, Stored, Vectors
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
@@ -218,7 +218,7 @@ def load(folder: Path, searched: Sequence[str] | None = None, *, gpu: bool = Fal
     index = folder / record["index"]
     if not index.is_file() or index.stat().st_size != record["index_bytes"]:
         raise _broken(folder, ValueError(f"{record['index']} is gone or cut short"))
-    local = Local(stored, record["kind"], partial(open_index, folder, record))
+    local = Local(stored, record["kind"], partial(_late, folder, record, _stamp(index)))
     return Gallery(on_gpu(local) if gpu else local, places, record)
 
 
@@ -271,6 +271,19 @@ def open_index(folder: Path, record: dict[str, Any], mapped: bool = True) -> Ind
     if index.ntotal != record["rows"]:
         raise UserError(f"the index of {folder} has {index.ntotal} of {record['rows']} rows; build the gallery again")
     return Index(record["kind"], index, record["probes"], record["refine"])
+
+
+def _late(folder: Path, record: dict[str, Any], stamp: tuple[int, int]) -> Index:
+    """The index at the first search, unless a build has put another one in its place."""
+    path = folder / record["index"]
+    if not path.is_file() or _stamp(path) != stamp:
+        raise changed(folder)
+    return open_index(folder, record)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _mapped(path: Path) -> tuple[Halves, Any]:

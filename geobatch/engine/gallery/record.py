@@ -49,10 +49,15 @@ def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
     record.setdefault("views", {"image": record.get("dimension")})
     record.setdefault("searched", list(record["views"]))
     if fingerprint is not None and record.get("fingerprint") != fingerprint:
-        raise UserError(
-            f"the gallery at {folder} changed while the run was going on; let building it end, then start the run again"
-        )
+        raise changed(folder)
     return record
+
+
+def changed(folder: Path) -> UserError:
+    """What is said to who would mix two galleries."""
+    return UserError(
+        f"the gallery at {folder} changed while the run was going on; let building it end, then start the run again"
+    )
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -105,6 +105,18 @@ def test_who_has_a_gallery_open_is_answered_as_before_after_a_rebuild(tmp_path: 
         assert (fresh.vectors(np.arange(500)) == held).all() and len(load(tmp_path)) == 100
 
 
+def test_an_index_that_was_rebuilt_before_it_was_opened_is_refused(tmp_path: Path) -> None:
+    vectors, lat, lon = smooth(600)
+    indexing = Indexing(kind="ivf", recall=0.9)
+    build(tmp_path, tables(vectors[:500], lat[:500], lon[:500]), indexing=indexing)
+    appended, rebuilt = load(tmp_path), load(tmp_path)
+    append(tmp_path, tables(vectors[500:], lat[500:], lon[500:], first=500))
+    assert appended.search(vectors[:3], 1)[1].ravel().tolist() == [0, 1, 2]  # its index is still there
+    build(tmp_path, tables(*smooth(500, seed=5)), indexing=indexing)  # as many rows: nothing else would tell
+    with pytest.raises(UserError, match="changed while the run was going on"):
+        rebuilt.search(vectors[:3], 1)
+
+
 def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
     for step in (build, append):
         (tmp_path / ".build-killed").mkdir()
