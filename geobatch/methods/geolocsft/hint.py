@@ -26,13 +26,15 @@ class Hint(Stage):
         gallery: folder of the gallery.
         count: neighbours an image.
         batch: pictures that go through the encoder together.
+        fingerprint: that the gallery must have, so that a run is not made of two; None: any.
     """
 
     adds = (pa.field("neighbours", NEIGHBOURS), pa.field("hints", pa.list_(pa.string())))
 
-    def __init__(self, encoder: str, gallery: str, count: int = 5, batch: int = 256) -> None:
+    def __init__(self, encoder: str, gallery: str, count: int = 5, batch: int = 256, fingerprint: str | None = None) -> None:
         # On a CPU: an actor that asks for no GPU sees them all, and vLLM counts on having its own to itself.
-        self.vision, self.gallery, self.count = Vision(encoder, batch=batch, device="cpu"), load(Path(gallery)), count
+        self.vision, self.count = Vision(encoder, batch=batch, device="cpu"), count
+        self.gallery = load(Path(gallery), fingerprint=fingerprint)
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs PICTURE's columns."""

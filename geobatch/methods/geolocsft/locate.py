@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from geobatch.actors import Hands
+from geobatch.engine.gallery import read_record
 from geobatch.engine.opening import on_gpus
 from geobatch.engine.request import GeneratorConfig
 from geobatch.methods.geolocsft.agree import Agree, Consensus
@@ -64,7 +66,12 @@ def river(who: Student, settings: Locate, workers: int) -> list[Hands]:
     """The stages between decoded pictures and LOCATED."""
     stages = []
     if settings.hints and who.gallery and who.encoder:
-        made = {"encoder": who.encoder, "gallery": who.gallery, "count": settings.hints}
+        made = {
+            "encoder": who.encoder,
+            "gallery": who.gallery,
+            "count": settings.hints,
+            "fingerprint": read_record(Path(who.gallery))["fingerprint"],
+        }
         stages.append(Hands(stage=Hint, make=made, workers=workers))
     asks = {
         "base": who.base,

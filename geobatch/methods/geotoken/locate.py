@@ -92,6 +92,7 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         "selection": selection(settings).suited(network.between),
         "gallery": str(gallery),
         "calibration": str(model),
+        "fingerprint": retrieve["fingerprint"],
     }
     stages = [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),

@@ -139,6 +139,7 @@ class Select(Stage):
     Args:
         gallery: its folder, or the gallery; without one the selector "similarity" compares with the retrieved neighbours.
         calibration: the model's, or its folder; None: the model has none.
+        fingerprint: that a gallery's folder must have, so that a run is not made of two galleries; None: any.
     """
 
     drops = ("vector", "rewards")
@@ -149,9 +150,10 @@ class Select(Stage):
         selection: Selection | None = None,
         gallery: Gallery | str | None = None,
         calibration: Calibration | str | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         self.selection = selection or Selection()
-        self.gallery = load(Path(gallery)) if isinstance(gallery, str) else gallery
+        self.gallery = load(Path(gallery), fingerprint=fingerprint) if isinstance(gallery, str) else gallery
         found = Calibration.load(Path(calibration)) if isinstance(calibration, str) else calibration
         self.calibration = found if self.selection.calibrated else None
 

@@ -11,6 +11,7 @@ import pytest
 from geobatch.engine import gallery as galleries
 from geobatch.engine.answer import Unparsed, parse
 from geobatch.engine.vision import Vision
+from geobatch.errors import UserError
 from geobatch.methods.geolocsft.hint import Hint, line
 from geobatch.schema import GALLERY, PICTURE, empty_columns
 from tests.river.conftest import make_encoder
@@ -46,6 +47,8 @@ def test_the_nearest_come_first_and_the_picture_stays(made: tuple[Path, np.ndarr
         "picture_height": pa.array([48] * 3, pa.int32()),
         "picture_width": pa.array([48] * 3, pa.int32()),
     }
+    with pytest.raises(UserError, match="changed"):
+        Hint(str(folder / "encoder"), str(folder / "gallery"), fingerprint="of the night before")
     done = Hint(str(folder / "encoder"), str(folder / "gallery"), count=4)(pa.table(columns))
     near = done["neighbours"].to_pylist()
     assert [row[0]["image_id"] for row in near] == ["g4", "g9", "g21"]

@@ -101,9 +101,12 @@ def test_retrieval_knows_the_gallery_it_began_with_and_takes_a_gpu_when_told(fol
     told = galleries.read_record(folder / "gallery")["fingerprint"]
     for gpus in (0.0, 0.5):
         settings = replace(SMALL, gallery_gpus=gpus)
-        retrieve = river(folder / "model", folder / "gallery", settings, 1)[1]
-        assert retrieve.make["fingerprint"] == told and retrieve.make["gpu"] == (gpus > 0) and retrieve.gpus == gpus
+        _, retrieve, _, select = river(folder / "model", folder / "gallery", settings, 1)
+        assert retrieve.make["fingerprint"] == select.make["fingerprint"] == told
+        assert retrieve.make["gpu"] == (gpus > 0) and retrieve.gpus == gpus
         assert decides(settings) == decides(SMALL)  # it decides no row
+    with pytest.raises(UserError, match="changed"):
+        replace(select, make={**select.make, "fingerprint": "of the night before"})()
     with pytest.raises(UserError, match="not for both"):
         river(folder / "model", folder / "gallery", replace(SMALL, gallery_gpus=1, shards=2), 1)
 
