@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import shutil
 import tempfile
@@ -13,17 +12,13 @@ from typing import Any
 
 from geobatch.errors import UserError
 from geobatch.store import Store
+from geobatch.store.disk import home
 
 #: The file that makes a folder a model: {"method": …, "gallery": …}.
 CARD = "geobatch.json"
 
 #: Bytes read of a large file at each of as many places, for its fingerprint.
 _PIECE, _PIECES = 1 << 20, 16
-
-
-def cache() -> Path:
-    """Where folders from a bucket are kept, by their content; `GEOBATCH_CACHE` moves it."""
-    return Path(os.environ.get("GEOBATCH_CACHE") or Path.home() / ".cache" / "geobatch")
 
 
 def local_folder(store: Store, uri: str, what: str) -> Path:
@@ -41,7 +36,7 @@ def local_folder(store: Store, uri: str, what: str) -> Path:
     if not objects:
         raise UserError(f"there is no {what} at {uri}; check the bucket and prefix")
     digest = hashlib.sha256(json.dumps([[item.uri, item.etag] for item in objects]).encode()).hexdigest()[:20]
-    target = cache() / digest
+    target = home() / digest
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

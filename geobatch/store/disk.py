@@ -29,6 +29,11 @@ UNFINISHED = ".geobatch-"
 _PAGE = 1000
 
 
+def home() -> Path:
+    """Where what can be made or fetched again is kept on this machine: `GEOBATCH_CACHE`, else ~/.cache/geobatch."""
+    return Path(os.environ.get("GEOBATCH_CACHE") or Path.home() / ".cache" / "geobatch")
+
+
 def judge(error: Exception, uri: str) -> Exception | None:
     """The error to raise for what the operating system said about `uri`; it is never asked twice."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):

@@ -29,6 +29,7 @@ from geobatch.engine.gps import LocationEncoder
 from geobatch.errors import UserError
 from geobatch.geo import point
 from geobatch.methods.geoclip.weights import digest
+from geobatch.store.disk import home
 
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
@@ -127,11 +128,6 @@ def place(encoder: Path, source: Path, cache: Path | None = None) -> Places:
                         "be, with 300 MB free") from error  # fmt: skip
     assert kept is not None  # it has just been written
     return Places(latitude, longitude, kept)
-
-
-def home() -> Path:
-    """Where what can be made again is kept: `GEOBATCH_CACHE`, else ~/.cache/geobatch."""
-    return Path(os.environ.get("GEOBATCH_CACHE") or Path.home() / ".cache" / "geobatch")
 
 
 def _key(encoder: Path, latitude: Floats, longitude: Floats) -> str:
