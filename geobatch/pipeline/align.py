@@ -26,7 +26,7 @@ from geobatch.methods.geotoken.align import TEXT, Align
 from geobatch.methods.geotoken.alignment import align
 from geobatch.methods.geotoken.features import index
 from geobatch.methods.geotoken.pack import pack, write_small
-from geobatch.pipeline.build_gallery import BuildGallery, embed_archive
+from geobatch.pipeline.build_gallery import embedded
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
 from geobatch.pipeline.geolocate import decoding
@@ -96,6 +96,8 @@ class GeoTokenAlign:
     """Workers and checkpoints."""
     workers: int = 0
     """Actors of each heavy stage while decoding, at most; 0: one a CPU of this machine."""
+    gpus: float = 0.0
+    """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -199,8 +201,8 @@ def _data(config: GeoTokenAlign, settings: Align, work: Path, encoder: Path, sto
         folder = local_folder(store, config.features, "features")
         return _indexed(str(folder), Store(), work)
     if settings.still:
-        made = _embedded(config, work, _bare(encoder, work))
-        return _indexed(made, store, work)
+        embedded(config, work / "features", _bare(encoder, work))
+        return _indexed(str(work / "features"), store, work)
     pictures = _decoded(config, work / "pictures", store)
     count = pack(pictures.tables(store, COLUMNS), work / "arrays", pixels.read(encoder / pixels.FILE))
     return work / "arrays", count, _what(pictures)
@@ -228,23 +230,6 @@ def _bare(encoder: Path, work: Path) -> Path:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(encoder, copy, ignore=shutil.ignore_patterns("head.*", "gps.*"))
     return copy
-
-
-def _embedded(config: GeoTokenAlign, work: Path, encoder: Path) -> str:
-    embedding = BuildGallery(
-        archive=config.archive,
-        output=str(work / "features"),
-        encoder=str(encoder),
-        truth=config.truth,
-        include=config.include,
-        exclude=config.exclude,
-        decode=config.decode,
-        workers=config.workers,
-        address=config.address,
-        store=config.store,
-    )
-    embed_archive(embedding)
-    return embedding.output
 
 
 def _decoded(config: GeoTokenAlign, output: Path, store: Store) -> Snapshot:

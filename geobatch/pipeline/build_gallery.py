@@ -70,10 +70,25 @@ class BuildGallery:
     """Start anew although another encoder or setting made the output."""
     workers: int = 0
     """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
+    gpus: float = 0.0
+    """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
+
+
+#: What the jobs that embed on their way to something else have in common with this one.
+_SHARED = ("archive", "truth", "include", "exclude", "decode", "workers", "gpus", "address", "store")
+
+
+def embedded(config: Any, output: Path, encoder: Path) -> Snapshot:
+    """The table of vectors at `output` of another job's labelled archive; its settings have the names they have here."""
+    shared = {name: getattr(config, name) for name in _SHARED}
+    embed_archive(BuildGallery(**shared, output=str(output), encoder=str(encoder)))
+    table = latest(Store(config.store), str(output))
+    assert table is not None  # the flow has just published it
+    return table
 
 
 def embed_archive(config: BuildGallery) -> dict[str, Any]:
@@ -97,7 +112,12 @@ def embed_archive(config: BuildGallery) -> dict[str, Any]:
             river=[
                 decoding(config.decode, workers),
                 Hands(stage=Label, make={"truth": config.truth, "store": config.store}),
-                Hands(stage=Embed, make={"encoder": str(encoder), "batch": config.batch}, workers=workers),
+                Hands(
+                    stage=Embed,
+                    make={"encoder": str(encoder), "batch": config.batch, "device": "cuda" if config.gpus else "cpu"},
+                    workers=workers,
+                    gpus=config.gpus,
+                ),
             ],
             relocate=config.relocate,
             address=config.address,

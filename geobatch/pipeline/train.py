@@ -38,11 +38,10 @@ from geobatch.methods.geotoken.held import evaluate
 from geobatch.methods.geotoken.locate import ENCODER, NETWORK
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import REWARD
-from geobatch.pipeline.build_gallery import BuildGallery, embed_archive
+from geobatch.pipeline.build_gallery import embedded
 from geobatch.pipeline.folder import CARD, local_folder
 from geobatch.pipeline.trainees import WHOLE, Make, MakeReward, part, taught
 from geobatch.progress import say
-from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop
 
@@ -112,6 +111,8 @@ class GeoTokenTrain:
     """Workers and checkpoints."""
     workers: int = 0
     """Actors of each heavy stage while embedding, at most; 0: one a CPU of this machine."""
+    gpus: float = 0.0
+    """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -220,21 +221,7 @@ def _shared(batch: int, images: int, workers: int) -> int:
 
 
 def _embedded(config: GeoTokenTrain, work: Path, store: Store, encoder: Path) -> files.Known:
-    features = BuildGallery(
-        archive=config.archive,
-        output=str(work / "features"),
-        encoder=str(encoder),
-        truth=config.truth,
-        include=config.include,
-        exclude=config.exclude,
-        decode=config.decode,
-        workers=config.workers,
-        address=config.address,
-        store=config.store,
-    )
-    embed_archive(features)
-    table = latest(store, features.output)
-    assert table is not None  # the flow has just published it
+    table = embedded(config, work / "features", encoder)
     return files.write_images(table.tables(store, COLUMNS), work / "arrays")
 
 

@@ -98,13 +98,14 @@ class Embed(Stage):
         head: file of GeoCLIP's image head.
         batch: pictures that go through together.
         precision: of CLIP's arithmetic.
+        device: "auto" takes a GPU that this process sees, and an actor that asked for none sees them all.
     """
 
     drops = ("picture", "picture_width", "picture_height")
     adds = (pa.field("vector", pa.list_(pa.float32())),)
 
-    def __init__(self, model: str, head: str, batch: int = 256, precision: Precision = "auto") -> None:
-        self.encoder = ImageEncoder(model, Path(head), batch, precision)
+    def __init__(self, model: str, head: str, batch: int = 256, precision: Precision = "auto", device: str = "auto") -> None:
+        self.encoder = ImageEncoder(model, Path(head), batch, precision, device)
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `picture`, `picture_width` and `picture_height`."""

@@ -47,13 +47,20 @@ def river(backbone: str, settings: Locate, workers: int) -> list[Hands]:
         UserError: a file of the weights is missing or holds something else.
     """
     files = find(Path(settings.weights) if settings.weights else None)
-    embed = {"model": backbone, "head": str(files.head), "batch": settings.batch, "precision": settings.precision}
+    device = "cuda" if settings.gpus else "cpu"
+    embed = {
+        "model": backbone,
+        "head": str(files.head),
+        "batch": settings.batch,
+        "precision": settings.precision,
+        "device": device,
+    }
     match = {
         "encoder": str(files.location),
         "places": str(files.places),
         "scale": logit_scale(files.scale),
         "matching": settings.matching,
-        "device": "cuda" if settings.gpus else "cpu",
+        "device": device,
     }
     return [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),

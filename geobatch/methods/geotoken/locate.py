@@ -44,7 +44,7 @@ class Locate:
     neighbours: int = 0
     """Neighbours retrieved, of which the network reads as many as it was made for; 0: just these."""
     shards: int = 0
-    """Actors that hold a part of the gallery each; 0: every Retrieve actor opens all of it."""
+    """Actors that hold a part of the gallery each; 0: every Retrieve actor opens all of it. Select maps it whole either way."""
     gpus: float = 0.0
     """GPUs of each Embed, Sample and Reward actor; fractions share one."""
     gallery_gpus: float = 0.0
@@ -67,11 +67,13 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
     if settings.shards and settings.gallery_gpus:
         raise UserError("shards of a gallery are searched on the CPU; ask for shards or for gallery_gpus, not for both")
     network = GeoTokenModel.load(model / NETWORK).config
+    device = "cuda" if settings.gpus else "cpu"
     embed = {
         "encoder": str(model / ENCODER),
         "batch": settings.batch,
         "precision": settings.precision,
         "keep_picture": settings.judge.asked,
+        "device": device,
     }
     retrieve = {
         "gallery": str(gallery),
@@ -86,7 +88,6 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
         raise UserError(
             f"the selector is the reward and {model} has no reward model; train one with geotoken_train.py --reward"
         )
-    device = "cuda" if settings.gpus else "cpu"
     sample = {"model": str(model / NETWORK), "sampling": settings.sampling, "device": device, "pass_on": rewarded}
     select = {
         "selection": selection(settings).suited(network.between),
