@@ -16,6 +16,8 @@ from geobatch.engine.gallery.stored import Rows, Vectors
 
 #: Answers a question for (n, W) queries and k: similarities and rows.
 Ask = Callable[[Vectors, int], tuple[Vectors, Rows]]
+#: A picture's similarity to its own copy is 1 only up to rounding: `above` 1.0 means copies, so this little less counts.
+ROUNDING = 1e-5
 #: Given the queries' positions (n,), similarities and rows (n, R): which to leave out.
 Drop = Callable[[NDArray[np.intp], Vectors, Rows], NDArray[np.bool_]]
 
@@ -27,7 +29,7 @@ def dropping(own: Rows | None, group: Rows | None, groups: Rows | None, above: f
         own: (N,) row of each query, -1 for none.
         group: (N,) code of each query's group, -1 for none.
         groups: code of each gallery row's group, -1 for none.
-        above: similarity from which on a row is left out.
+        above: similarity from which on a row is left out, less `ROUNDING`.
     """
 
     def drop(at: NDArray[np.intp], similarities: Vectors, rows: Rows) -> NDArray[np.bool_]:
@@ -37,7 +39,7 @@ def dropping(own: Rows | None, group: Rows | None, groups: Rows | None, above: f
         if group is not None and groups is not None:
             left_out |= (group[at, None] >= 0) & (groups[rows] == group[at, None])
         if above is not None:
-            left_out |= similarities >= above
+            left_out |= similarities >= above - ROUNDING
         return left_out
 
     return drop

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.engine.gallery import GROUP, Gallery, collect
+from geobatch.engine.gallery.exclude import ROUNDING
 from geobatch.errors import UserError
 from tests.engine.gallery.smooth import formless, smooth, tables
 
@@ -40,17 +41,20 @@ def test_left_out_as_a_loop_leaves_out(
     groups = [None, "nobody", *[GROUPS[row] for row in at[2:]]] if grouped else None
     similarities, rows = gallery.search(queries, k, ids, groups, above)
     everything = queries @ gallery.vectors(np.arange(ROWS)).T
+    edge = np.inf if above is None else above - ROUNDING
     for query in range(6):
+        if np.any(np.abs(everything[query] - edge) < 1e-6):
+            continue  # a similarity on the edge falls to either side, as the sums are rounded
         kept = [
             row
             for row in np.argsort(-everything[query], kind="stable")
             if not (ids and ids[query] is not None and row == at[query])
             and not (groups and groups[query] is not None and GROUPS[row] == groups[query])
-            and not (above is not None and everything[query, row] >= above)
+            and everything[query, row] < edge
         ][: rows.shape[1]]
         found = rows[query][rows[query] >= 0]
-        assert len(found) == len(kept) or above is not None  # a similarity on the edge may fall to either side
-        assert np.allclose(everything[query, found[: len(kept)]], everything[query, kept[: len(found)]], atol=1e-4)
+        assert len(found) == len(kept)
+        assert np.allclose(everything[query, found], everything[query, kept], atol=1e-4)
         assert (rows[query, len(found) :] == -1).all() and np.isneginf(similarities[query, len(found) :]).all()
 
 
@@ -73,3 +77,9 @@ def test_a_whole_gallery_of_one_group_has_no_neighbours_to_give() -> None:
 def test_groups_that_nobody_gave() -> None:
     with pytest.raises(UserError, match="--groups"):
         collect(tables(*formless(20, 8))).search(formless(1, 8)[0], 3, exclude_groups=["me"])
+
+
+def test_copies_are_left_out_at_a_similarity_of_one(gallery: Gallery) -> None:
+    at = np.arange(ROWS)
+    _, rows = gallery.search(gallery.vectors(at), 1, exclude_above=1.0)
+    assert not np.any(rows[:, 0] == at)
