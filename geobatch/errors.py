@@ -19,7 +19,10 @@ REASONS: dict[str, str] = {
     "unreadable": "the store kept refusing or failing after all retries; check permissions and the store's health",
     "too_large": "more encoded bytes than --max-bytes; raise it if such images are wanted",
     "empty": "the object or member has no bytes",
-    "broken_archive": "the tar, zip or Parquet file that holds it is damaged from here on; rebuild that archive",
+    "broken_archive": "the tar, zip, Parquet or text file that holds it is damaged from here on; rebuild it",
+    # a text in an image's place
+    "not_a_text": "a row that holds no text: no UTF-8, or no row of its file's form; mend that row",
+    "no_text": "a picture for training that no text describes; complete the annotations or ignore it",
     # decode
     "not_an_image": "no decoder knows these bytes",
     "unsupported": "a known format in a variant that no decoder here reads",

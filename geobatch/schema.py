@@ -11,7 +11,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Raised by hand whenever a column of PLACE changes its name, type or meaning.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: The radii, in km, at which the field publishes its figures and at which a place states its probability.
 RADII_KM = (1, 25, 200, 750, 2500)
@@ -116,6 +116,12 @@ CONFIDENCE = [
     pa.field("fallback", pa.string()),  # why it was not the selector that was asked for; null: it was
 ]
 
+#: What a method that searches tiles by text may say; the sink writes null where it does not.
+SAID = [
+    pa.field("text", pa.string()),  # the text that was searched for
+    pa.field("footprint_km", pa.float32()),  # side of the ground that the chosen tile shows
+]
+
 #: One row of the table. The README documents each column.
 PLACE = pa.schema(
     [
@@ -130,6 +136,7 @@ PLACE = pa.schema(
         pa.field("s2_token", pa.string()),  # of the level-20 cell
         *LOCATED[2 : 3 + len(RADII_KM)],
         *CONFIDENCE,
+        *SAID,
         *LOCATED[3 + len(RADII_KM) :],
         pa.field("exif_latitude", pa.float64()),
         pa.field("exif_longitude", pa.float64()),

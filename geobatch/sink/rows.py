@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from geobatch.errors import MachineError
 from geobatch.geo import cell, point, s2
-from geobatch.schema import CONFIDENCE, LAYOUTS, PLACE, SCHEMA_VERSION
+from geobatch.schema import CONFIDENCE, LAYOUTS, PLACE, SAID, SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
         raise MachineError(f"{lost} images came to the sink with neither a place nor a reason: a bug, report it")
     if layout := LAYOUTS.get(stamp.method):
         return placed.select(layout.names).cast(layout)
-    for field in CONFIDENCE:
+    for field in (*CONFIDENCE, *SAID):
         if field.name not in placed.column_names:
             placed = placed.append_column(field, pa.nulls(len(placed), field.type))
     if stamp.coarsen_km > 0:

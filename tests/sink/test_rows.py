@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geobatch.geo.distance import haversine_km
-from geobatch.schema import PLACE
+from geobatch.schema import PLACE, SAID
 from geobatch.sink.rows import Stamp, as_written, parquet
 from geobatch.sink.table import Keys
 from tests.sink.rows import located
@@ -28,6 +28,18 @@ def test_rows_have_the_schema_and_bytes_are_a_function_of_them() -> None:
     assert rows.schema.equals(PLACE)
     assert rows["s2_token"].to_pylist()[1] is None and len(rows["s2_token"].to_pylist()[0]) == 11
     assert parquet(rows) == parquet(as_written(located(["a", "b", "c"], dead={1}), STAMP))
+
+
+def test_what_a_method_says_of_texts_and_tiles_is_kept_and_null_where_none_does() -> None:
+    rows = located(["a", "b"])
+    silent = as_written(rows, STAMP)
+    assert all(silent[field.name].null_count == 2 for field in SAID)
+    assert silent.schema.names.index("text") == silent.schema.names.index("fallback") + 1
+    for field, values in zip(SAID, (["by the river", None], [0.5, None]), strict=True):
+        rows = rows.append_column(field, pa.array(values, field.type))
+    said = as_written(rows, STAMP)
+    assert said.schema.equals(PLACE) and said["schema_version"].to_pylist() == [3, 3]
+    assert said["text"].to_pylist() == ["by the river", None] and said["footprint_km"].to_pylist() == [0.5, None]
 
 
 @pytest.mark.skipif(not os.environ.get("GEOBATCH_REALDATA"), reason="GEOBATCH_REALDATA is unset: no GeoParquet schema")
