@@ -39,9 +39,8 @@ from geobatch.methods.geolocsft.examples import answer_of
 from geobatch.methods.geolocsft.locate import AT_ONCE, SIDE
 from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teacher
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
+from geobatch.pipeline.folder import base_of, fingerprint, fingerprint_of_base
 from geobatch.pipeline.geolocate import decoding, tell
-from geobatch.pipeline.methods import base_of
 from geobatch.progress import Progress, say
 from geobatch.schema import CAPTIONS
 from geobatch.sink import Snapshot, latest

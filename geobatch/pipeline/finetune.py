@@ -34,8 +34,7 @@ from geobatch.methods.geolocsft.examples import Written, read, write
 from geobatch.methods.geolocsft.locate import SIDE
 from geobatch.methods.geolocsft.prompts import Form
 from geobatch.methods.geolocsft.train import Fit
-from geobatch.pipeline.folder import CARD, fingerprint_of_base, local_folder
-from geobatch.pipeline.methods import base_of, is_path
+from geobatch.pipeline.folder import CARD, base_of, fingerprint_of_base, is_path, local_folder
 from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
 from geobatch.train import lora

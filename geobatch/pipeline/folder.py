@@ -125,3 +125,26 @@ def beside(model: str, name: str) -> str:
     if model.startswith("s3://"):
         return "s3://" + posixpath.normpath(f"{model.removeprefix('s3://')}/{name}")
     return str((Path(model.removeprefix("file://")) / name).resolve())
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name is a place in a file system or bucket; else it is one on the Hugging Face hub."""
+    return name.startswith(("s3://", "file://", "/", ".")) or Path(name).is_dir()
+
+
+def base_of(store: Store, name: str) -> str:
+    """A base model as a local folder; one of the hub from its cache, or fetched unless HF_HUB_OFFLINE forbids it.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    if is_path(name):
+        return str(local_folder(store, name, "base model"))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{name} is no folder here and the Hugging Face hub did not give it ({type(error).__name__}); give a "
+                        "folder, or fetch it first") from None  # fmt: skip

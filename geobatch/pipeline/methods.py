@@ -18,7 +18,7 @@ from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.geotoken.calibration import FILE, Calibration
 from geobatch.methods.geotoken.reward import REWARD
-from geobatch.pipeline.folder import CARD, beside, card, fingerprint_of, fingerprint_of_base, local_folder
+from geobatch.pipeline.folder import CARD, base_of, beside, card, fingerprint_of, fingerprint_of_base, is_path, local_folder
 from geobatch.progress import say
 from geobatch.store import Store
 
@@ -107,29 +107,6 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
         side = about.get("config", {}).get("decode", {}).get("side", geolocsft.SIDE)
         return _geolocsft(store, asked, who, {"adapter": adapter}, workers, side)
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
-
-
-def is_path(name: str) -> bool:
-    """Whether a model's name is a place in a file system or bucket; else it is one on the Hugging Face hub."""
-    return name.startswith(("s3://", "file://", "/", ".")) or Path(name).is_dir()
-
-
-def base_of(store: Store, name: str) -> str:
-    """A base model as a local folder; one of the hub from its cache, or fetched unless HF_HUB_OFFLINE forbids it.
-
-    Raises:
-        UserError: it is in neither.
-    """
-    if is_path(name):
-        return str(local_folder(store, name, "base model"))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{name} is no folder here and the Hugging Face hub did not give it ({type(error).__name__}); give a "
-                        "folder, or fetch it first") from None  # fmt: skip
 
 
 def _carded(store: Store, model: str) -> bool:
