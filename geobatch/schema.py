@@ -191,8 +191,22 @@ CAPTIONS = pa.schema(
     ]
 )
 
+#: One row of a picture with the texts that describe it, to be trained on.
+PAIRS = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("latitude", pa.float64()),  # NaN where nobody says where the picture was taken
+        pa.field("longitude", pa.float64()),
+        pa.field("image", pa.large_binary()),  # the picture as the network sees it, as JPEG or PNG
+        pa.field("texts", pa.list_(pa.string())),
+        pa.field("group", pa.string()),  # pictures of one group show the same place
+        pa.field("status", pa.string(), nullable=False),
+        *FATE,
+    ]
+)
+
 #: Kinds of tables that are not of places, by the name their runs give as method.
-LAYOUTS = {"gallery": GALLERY, "pictures": LABELLED, "captions": CAPTIONS}
+LAYOUTS = {"gallery": GALLERY, "pictures": LABELLED, "captions": CAPTIONS, "pairs": PAIRS}
 
 
 def empty_columns(fields: list[pa.Field], rows: int) -> dict[str, pa.Array]:
