@@ -8,9 +8,9 @@ calibrations, 4,000 judge. Each setting draws anew and has a calibration of its 
     without neighbours    the network gets none, and none are in the pool: what it knows by itself
 
 and each is done for every model there is: the demo's, and what `python -m tests.bench.bench_selection train` makes of the
-demo's training crops (half an hour): a model trained with blackouts, one with distance smoothing, a reward network for the demo's, and an encoder
-aligned with a location encoder, for GeoCLIP-style retrieval of the gallery's places. A line is a way to choose, with the shares
-within 1/25/200/750/2500 km. Behind it: ours less log-probability with the paired 95 % interval, and the
+demo's training crops (half an hour): a model trained with blackouts, one with distance smoothing, a reward network for the
+demo's, and an encoder aligned with a location encoder, for GeoCLIP-style retrieval of the gallery's places. A line is a way to
+choose, with the shares within 1/25/200/750/2500 km. Behind it: ours less log-probability with the paired 95 % interval, and the
 share of the gap to the oracle that is closed at 25 km, with the interval of 2,000 resamplings of the crops.
 """
 
