@@ -33,10 +33,12 @@ REASONS: dict[str, str] = {
     "crashed": "it killed its decoder's sandbox, or the model's engine whenever it was asked",
     # a multimodal LLM
     "too_long": "the prompt with its picture is longer than the model's context; raise --generator.context",
-    "unparsed": "no reply could be read as a place; the detail begins with what was replied",
+    "unparsed": "no reply could be read as a place, or as a description; the detail begins with what was replied",
     "refused": "the model declined to answer",
     "out_of_range": "the reply's coordinates are not on Earth",
     "cut_off": "the reply reached the token limit before its answer was complete; raise the limit",
+    # a search among tiles
+    "no_tile": "no tile of the gallery lies where the row may be, or the area's file does not name it; widen or complete it",
     # any later stage
     "no_place": "an image for a gallery or for training without coordinates in the truth file or its EXIF",
     "failed": "the stage raised on this image while the rest of its batch went through; the detail has the error",

