@@ -10,6 +10,11 @@ Three refinements, each off by default:
   then falls smoothly with distance, which is what lets a place *between* gallery images be computed from theirs. With
   `between` the two batches are one: an image is never its own positive, only its neighbours are.
 
+Retrieval that only ever goes one way, from a text to a tile, needs one direction only (`towards`): a text is told apart from
+all tiles, its own excepted, and tiles that no text of the batch belongs to can stand among them (`Others`: negatives mined from
+a gallery). `nested` takes any of these losses of the first d numbers of the vectors as well, renormalised (Matryoshka
+representations, Kusupati et al. 2022, arXiv 2205.13147, eq. 1 with equal weights), so that a gallery can be cut to them.
+
 Workers gather each other's vectors *with* gradients, and each computes the rows of its own images against all: B × W·B
 products and as much memory, not (W·B)². The gather's backward pass adds up what every worker's rows ask of a vector, so the
 mean of the workers' gradients is the gradient of one worker with the whole batch (2 × 6 against 12: within 7e-7 of each
@@ -23,8 +28,9 @@ or raise).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +69,20 @@ class Contrast:
         if not self.same_cell:
             return None
         return torch.from_numpy(s2.cell_ids(latitude, longitude, self.same_cell).view(np.int64))
+
+
+class Others(NamedTuple):
+    """Rows of the right side that belong to no row of the left: further negatives, as many on every worker.
+
+    Fields:
+        vectors: (H, D) unit vectors of this worker.
+        same: (H,) integers, of each the number of what it shows.
+        own: (B,) integers of the left side's rows; a row is not told apart from others of its number.
+    """
+
+    vectors: Tensor
+    same: Tensor
+    own: Tensor
 
 
 class InfoNCE(nn.Module):
@@ -111,6 +131,35 @@ class InfoNCE(nn.Module):
         losses = [nn.functional.cross_entropy(each.masked_fill(alike, -torch.inf), own) for each in logits]
         return _over_workers(torch.stack(losses).mean())
 
+    def towards(self, left: Tensor, right: Tensor, same: Tensor | None = None, others: Others | None = None) -> Tensor:
+        """Loss of one direction: each row of `left` is to find its own of `right`.
+
+        Args:
+            left: (B, D) unit vectors of this worker.
+            right: (B, D) unit vectors; row i belongs to row i of `left`.
+            same: (B,) integers; rows with the same number are no negatives of each other.
+            others: what else the rows of every worker are told apart from.
+
+        Returns:
+            mean cross-entropy in nats over all workers' rows of `left`.
+
+        Raises:
+            ValueError: the config speaks of distances, which only `forward` and `between` know.
+        """
+        if self.config.soft_km or self.config.same_km:
+            raise ValueError("one direction knows no distances; leave same_km and soft_km at 0")
+        own = _rank() * len(left) + torch.arange(len(left), device=left.device)
+        logits = left @ gathered(right).T * self.scale()
+        if same is not None:
+            alike = same[:, None] == gathered(same)
+            alike[torch.arange(len(own)), own] = False
+            logits = logits.masked_fill(alike, -torch.inf)
+        if others is not None:
+            against = left @ gathered(others.vectors).T * self.scale()
+            against = against.masked_fill(others.own[:, None] == gathered(others.same), -torch.inf)
+            logits = torch.cat([logits, against], dim=1)
+        return _over_workers(nn.functional.cross_entropy(logits, own))
+
     def between(self, vectors: Tensor, points: Tensor) -> Tensor:
         """Loss of one batch of different images against itself: each is to find those near it, never itself.
 
@@ -148,6 +197,17 @@ class InfoNCE(nn.Module):
     def _target(self, km: Tensor) -> Tensor:
         weight = torch.exp(-0.5 * (km / self.config.soft_km) ** 2)
         return weight / weight.sum(dim=1, keepdim=True)
+
+
+def nested(loss: Callable[..., Tensor], parts: Sequence[Tensor], dimensions: Sequence[int]) -> Tensor:
+    """Mean of `loss(*parts)` and of the same of each part's first d numbers, for every d of `dimensions`.
+
+    Args:
+        parts: (…, D) unit vectors.
+        dimensions: each below D.
+    """
+    cut = [[nn.functional.normalize(each[..., :size], dim=-1) for each in parts] for size in dimensions]
+    return torch.stack([loss(*parts), *(loss(*each) for each in cut)]).mean()
 
 
 def gathered(rows: Tensor) -> Tensor:
