@@ -6,13 +6,17 @@ Adapters are float32 whatever the base is: at a learning rate of 2e-5 a bfloat16
 6e-5 wide.
 
 The modules are chosen by name: the seven projections of every layer of the language model, and of the vision tower only if
-asked. The short names alone would not do, since SigLIP's attention and Qwen's vision blocks use the same ones. The choice is
-kept as one regular expression of the full names, which peft and vLLM read.
+asked; or the fewer that NGCG adapts. The short names alone would not do, since SigLIP's attention and Qwen's vision blocks use
+the same ones. The choice is kept as one regular expression of the full names, which peft and vLLM read.
+
+DoRA (arXiv 2402.09353) splits the adapted weight into rows' lengths and directions, m · (W + s·B·A) / ‖W + s·B·A‖, and trains
+the lengths m too. They start as the rows' lengths of W, summed in float64 so that no device rounds them otherwise. vLLM reads
+no such adapter, only what `merge` makes of it.
 
 What `save` writes is what peft's own `save_pretrained` writes, minus its template of a model card and its question to the hub
 whether the base has another vocabulary.
 
-Not covered: DoRA, rsLoRA, adapters on embeddings or heads; vLLM refuses the first and the last.
+Not covered: rsLoRA, adapters on embeddings or heads; vLLM refuses the last.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import peft
 import torch
@@ -31,16 +35,35 @@ from torch import Tensor, nn
 
 from geobatch.errors import UserError
 
+Targets = Literal["projections", "ngcg"]
+
+_SEVEN = r"(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)"
+_FIVE = r"(?:self_attn\.[qkvo]_proj|mlp\.down_proj)"
+_LANGUAGE = r"model\.language_model\.layers\.\d+\."
+_IDEFICS = (r"model\.text_model\.layers\.\d+\.", r"model\.vision_model\.encoder\.layers\.\d+\.")
+_INTERN = r"model\.vision_tower\.encoder\.layer\.\d+\."
+_SIGLIP = r"(?:self_attn\.(?:[qkv]|out)_proj|mlp\.fc[12])"
+
 #: Full names of what may be adapted, by the base's `model_type`: language model, vision tower.
 PLACES = {
-    "gemma3": (
-        r"model\.language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)",
-        r"model\.vision_tower(?:\.vision_model)?\.encoder\.layers\.\d+\.(?:self_attn\.(?:[qkv]|out)_proj|mlp\.fc[12])",
-    ),
+    "gemma3": (_LANGUAGE + _SEVEN, r"model\.vision_tower(?:\.vision_model)?\.encoder\.layers\.\d+\." + _SIGLIP),
     "qwen2_5_vl": (
-        r"model\.language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)",
+        _LANGUAGE + _SEVEN,
         r"model\.visual\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:gate|up|down)_proj)",
     ),
+    "internvl": (_LANGUAGE + _SEVEN, _INTERN + r"(?:attention\.(?:[qkv]_proj|projection_layer)|mlp\.fc[12])"),
+    "idefics3": (_IDEFICS[0] + _SEVEN, _IDEFICS[1] + _SIGLIP),
+    "smolvlm": (_IDEFICS[0] + _SEVEN, _IDEFICS[1] + _SIGLIP),
+}
+
+#: The same for NGCG (arXiv 2604.10721): q, k, v, o and down of the language model, q, k and v of the vision tower. Its code
+#: chooses by short names, and `out_proj` among them is SigLIP's, so SmolVLM's tower is adapted there too; it names nothing of
+#: Qwen's tower, whose one fused qkv stands for the three.
+NGCG = {
+    "qwen2_5_vl": (_LANGUAGE + _FIVE, r"model\.visual\.blocks\.\d+\.attn\.qkv"),
+    "internvl": (_LANGUAGE + _FIVE, _INTERN + r"attention\.[qkv]_proj"),
+    "idefics3": (_IDEFICS[0] + _FIVE, _IDEFICS[1] + r"self_attn\.(?:[qkv]|out)_proj"),
+    "smolvlm": (_IDEFICS[0] + _FIVE, _IDEFICS[1] + r"self_attn\.(?:[qkv]|out)_proj"),
 }
 
 #: What peft calls the one adapter of a model, and puts into the names of its parameters.
@@ -59,6 +82,12 @@ class LoRA:
     """Share of an adapter's inputs dropped in training."""
     vision: bool = False
     """Whether the vision tower is adapted as well as the language model."""
+    targets: Targets = "projections"
+    """What is adapted: all seven projections of each layer (and all of the vision tower's), or those that NGCG names."""
+    dora: bool = False
+    """Whether the lengths of the adapted weights' rows are trained apart from their directions (DoRA)."""
+    gaussian: bool = False
+    """Whether A begins as normal noise of deviation 1 / rank, as NGCG's code has it, rather than as Kaiming's."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
@@ -73,9 +102,10 @@ class LoRA:
         Raises:
             UserError: no names are known for this kind of model.
         """
-        if model_type not in PLACES:
-            raise UserError(f"no LoRA modules are known for a {model_type!r} model; use one of {', '.join(PLACES)}")
-        language, vision = PLACES[model_type]
+        places = PLACES if self.targets == "projections" else NGCG
+        if model_type not in places:
+            raise UserError(f"no LoRA modules are known for a {model_type!r} model; use one of {', '.join(places)}")
+        language, vision = places[model_type]
         return f"(?:{language}|{vision})" if self.vision else f"(?:{language})"
 
 
@@ -114,6 +144,7 @@ def attach(model: nn.Module, lora: LoRA, seed: int = 0) -> peft.PeftModel:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=pattern,
+        use_dora=lora.dora,
         task_type="CAUSAL_LM",
         base_model_name_or_path=getattr(model, "name_or_path", None),
     )
@@ -122,9 +153,23 @@ def attach(model: nn.Module, lora: LoRA, seed: int = 0) -> peft.PeftModel:
     for name, parameter in sorted(trainable(adapted)):
         if ".lora_A." in name:
             noise = torch.empty(parameter.shape, dtype=torch.float32)
-            nn.init.kaiming_uniform_(noise, a=5**0.5, generator=generator)
+            if lora.gaussian:
+                nn.init.normal_(noise, std=1 / lora.rank, generator=generator)
+            else:
+                nn.init.kaiming_uniform_(noise, a=5**0.5, generator=generator)
             parameter.data.copy_(noise)
+    if lora.dora:
+        _lengths(adapted)
     return adapted
+
+
+@torch.no_grad()
+def _lengths(adapted: nn.Module) -> None:
+    """Puts the rows' lengths of the frozen weights into DoRA's magnitudes, in float32 whatever the base is."""
+    for module in adapted.modules():
+        if (magnitudes := getattr(module, "lora_magnitude_vector", None)) is not None and _ADAPTER in magnitudes:
+            weight = cast(Any, module).get_base_layer().weight
+            magnitudes[_ADAPTER].weight.data = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64).float()
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -195,4 +240,5 @@ def config_of(model: nn.Module) -> Any:
 
 def _outside(name: str) -> str:
     """A parameter's name as the files have it: without peft's name of the adapter and without what wraps the model."""
-    return name[name.index("base_model.model.") :].replace(f".{_ADAPTER}.weight", ".weight")
+    name = name[name.index("base_model.model.") :]
+    return name.removesuffix(f".{_ADAPTER}.weight") + ("" if ".lora_magnitude_vector." in name else ".weight")

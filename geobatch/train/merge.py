@@ -3,12 +3,13 @@
 The base's own files are the pattern. Each of its safetensors shards is read, (alpha / r)·B·A is added in float32 to the
 projections that have adapters, and the shard is written under the names it had; everything else (config, processor,
 tokenizer, chat template) is copied. One shard is in memory at a time, 5 GB of the 55 GB of Gemma 3 27B, and no GPU is needed.
+Of a DoRA adapter each row of the sum is then given the length that was trained for it (arXiv 2402.09353, eq. 5).
 
 Names are where this goes wrong. Published Gemma 3 files say `language_model.model.layers…` and
 `vision_tower.vision_model.encoder…`, modules of transformers 5 `model.language_model.layers…` and
 `model.vision_tower.encoder…`, and vLLM 0.29 reads only the tower's longer form, which transformers 5.19 no longer writes when
 it saves. So names are compared without the words in which these forms differ, and a Gemma tower whose names lost `vision_model`
-gets it back; transformers reads either.
+gets it back; transformers reads either. The other families' names are read by both in whichever form the base has them.
 
 Not covered: bases in other formats than safetensors, quantised bases.
 """
@@ -20,6 +21,7 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -44,7 +46,8 @@ def merge(base: Path, adapter: Path, output: Path) -> int:
         raise UserError(f"{base} holds no .safetensors to merge into; save the base in that format")
     config = json.loads((adapter / "adapter_config.json").read_text())
     scale = config["lora_alpha"] / config["r"]
-    pending = _pairs(adapter)
+    pending = _parts(adapter)
+    named = _outside if json.loads((base / "config.json").read_text()).get("model_type") == "gemma3" else str
     output.mkdir(parents=True)
     for path in base.iterdir():
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".gguf") and path.name != _INDEX:
@@ -55,9 +58,9 @@ def merge(base: Path, adapter: Path, output: Path) -> int:
             metadata = opened.metadata()
         tensors = {}
         for name, weight in load_file(shard).items():
-            pair = pending.pop(_bare(name), None)
-            tensors[_outside(name)] = weight if pair is None else _sum(name, weight, *pair, scale)
-            merged += pair is not None
+            parts = pending.pop(_bare(name), None)
+            tensors[named(name)] = weight if parts is None else _sum(name, weight, parts, scale)
+            merged += parts is not None
         save_file(tensors, output / shard.name, metadata or {"format": "pt"})
         places.update(dict.fromkeys(tensors, shard.name))
     if pending:
@@ -70,22 +73,25 @@ def merge(base: Path, adapter: Path, output: Path) -> int:
     return merged
 
 
-def _pairs(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) by the bare name of the weight they change."""
+def _parts(adapter: Path) -> dict[str, dict[str, Tensor]]:
+    """A, B and, of DoRA, magnitude_vector, by the bare name of the weight they change."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_file(adapter / "adapter_model.safetensors").items():
         module, _, side = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
         found.setdefault(_bare(f"{module}.weight"), {})[side] = tensor
-    return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+    return found
 
 
-def _sum(name: str, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    change = scale * (b.float() @ a.float())
+def _sum(name: str, weight: Tensor, parts: dict[str, Tensor], scale: float) -> Tensor:
+    change = scale * (parts["B"].float() @ parts["A"].float())
     if change.shape != weight.shape:
         raise UserError(
             f"{name} is {tuple(weight.shape)} and its adapter {tuple(change.shape)}; merge into the base trained on"
         )
-    return (weight.float() + change).to(weight.dtype)
+    whole = weight.float() + change
+    if (lengths := parts.get("magnitude_vector")) is not None:
+        whole *= (lengths.float() / torch.linalg.vector_norm(whole, dim=1)).unsqueeze(1)
+    return whole.to(weight.dtype)
 
 
 def _bare(name: str) -> str:

@@ -1,9 +1,10 @@
 """Tiny vision-language models with random weights: the real architectures, the real processors, our own small tokenizer.
 
-`gemma3(folder)` and `qwen25vl(folder)` write a folder that `transformers` and vLLM load as they load the published ones:
-config, weights (safetensors, float32), image processor, tokenizer and chat template. Sizes: 2 layers of width 64 in the
-language model and 1 or 2 of width 32 in the vision tower, 56-pixel pictures of 16 tokens. The tokenizer is a BPE
-trained on `CORPUS`, where every digit is a token of its own, as in both published families.
+`gemma3(folder)` and `qwen25vl(folder)`, and from `tiny_towers` `smolvlm(folder)` and `internvl(folder)`, write a folder that
+`transformers` and vLLM load as they load the published ones: config, weights (safetensors, float32), image processor, tokenizer
+and chat template. Sizes: 2 layers of width 64 in the language model and 1 or 2 of width 32 in the vision tower, 56-pixel
+pictures of 16 tokens. The tokenizer is a BPE trained on `CORPUS`, where every digit is a token of its own, as in both published
+families.
 
 Gemma's newline runs must be tokens (vLLM's processor joins them around a picture), and its pooling head is off
 (`vision_use_head=False`), as in the published checkpoints.
@@ -11,18 +12,17 @@ Gemma's newline runs must be tokens (vLLM's processor joins them around a pictur
 
 from __future__ import annotations
 
-import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from geobatch.engine.request import GeneratorConfig
+from tests.engine.tiny_parts import bpe, published_names, saved
+from tests.engine.tiny_towers import internvl, smolvlm
+
+__all__ = ["CONFIG", "gemma3", "internvl", "published_names", "qwen25vl", "smolvlm"]
 
 #: How tests serve them.
 CONFIG = GeneratorConfig(backend="vllm", dtype="float32", context=1024, in_flight=32, cpu_cache_gib=1, deadline_s=120)
@@ -64,31 +64,10 @@ QWEN_TEMPLATE = (
 )
 
 
-def _tokenizer(special: list[str]) -> Tokenizer:
-    """A BPE over characters with bytes to fall back on, as Gemma's is: a newline is the token "\\n"."""
-    made = Tokenizer(models.BPE(byte_fallback=True, unk_token=None))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d|\n+| ?[^\s\d]+|\s"), "isolated")
-    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
-        initial_alphabet=[chr(code) for code in range(32, 127)],
-        show_progress=False,
-    )
-    made.train_from_iterator([*CORPUS, *["\n\n\n\n", "\n\n\n", "\n\n"] * 3], trainer)
-    # The trainer knows byte tokens as special ones only, which decoding would leave out.
-    told = json.loads(made.to_str())
-    told["added_tokens"] = [token for token in told["added_tokens"] if not token["content"].startswith("<0x")]
-    made = Tokenizer.from_str(json.dumps(told))
-    missing = [run for run in ("\n", "\n\n", "\n\n\n", "\n\n\n\n") if len(made.encode(run).ids) != 1]
-    assert not missing, f"newline runs that are no token: {missing}"
-    return made
-
-
 @cache
 def _gemma_tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(GEMMA_SPECIAL),
+        tokenizer_object=bpe(GEMMA_SPECIAL, CORPUS),
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
@@ -106,7 +85,7 @@ def _gemma_tokenizer() -> Any:
 @cache
 def _qwen_tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(QWEN_SPECIAL),
+        tokenizer_object=bpe(QWEN_SPECIAL, CORPUS),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=QWEN_TEMPLATE,
@@ -158,7 +137,7 @@ def gemma3(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, sharpn
         eos_token_id=ids("<eos>"),
         pad_token_id=ids("<pad>"),
     )
-    return _save(folder, transformers.Gemma3ForConditionalGeneration, config, processor, [ids("<eos>"), ids("<end_of_turn>")],
+    return saved(folder, transformers.Gemma3ForConditionalGeneration, config, processor, [ids("<eos>"), ids("<end_of_turn>")],
                  seed, sharpness)  # fmt: skip
 
 
@@ -206,29 +185,5 @@ def qwen25vl(folder: Path, seed: int = 0, width: int = 64, layers: int = 2, shar
         eos_token_id=ids("<|im_end|>"),
         tie_word_embeddings=True,
     )
-    return _save(folder, transformers.Qwen2_5_VLForConditionalGeneration, config, processor,
+    return saved(folder, transformers.Qwen2_5_VLForConditionalGeneration, config, processor,
                  [ids("<|im_end|>"), ids("<|endoftext|>")], seed, sharpness)  # fmt: skip
-
-
-def _save(folder: Path, architecture: Any, config: Any, processor: Any, ends: list[int], seed: int, sharpness: float) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = architecture(config).float().eval()
-        if hasattr(model.model, "multi_modal_projector"):  # Gemma's begins at zero: no picture would be seen
-            torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
-        with torch.no_grad():  # tied embeddings of 0.02 leave no word likelier than another, whatever the layers say
-            model.get_input_embeddings().weight.mul_(sharpness)
-    model.generation_config.eos_token_id = ends
-    model.save_pretrained(folder)
-    published_names(folder / "model.safetensors")
-    processor.save_pretrained(folder)
-    (folder / "recipe.json").write_text(json.dumps({"seed": seed, "weights": "random"}))
-    return folder
-
-
-def published_names(weights: Path) -> None:
-    """The vision tower's names as the published Gemma 3 has them; transformers 5.19 saves them without "vision_model"."""
-    tensors = load_file(weights)
-    published = {re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name): tensor
-                 for name, tensor in tensors.items()}  # fmt: skip
-    save_file(published, weights, metadata={"format": "pt"})
