@@ -13,13 +13,15 @@ several processes (`sharded`).
 
 from geobatch.engine.gallery.build import append, build
 from geobatch.engine.gallery.collect import collect
-from geobatch.engine.gallery.gallery import Floats, Gallery, load
+from geobatch.engine.gallery.gallery import Gallery, load
+from geobatch.engine.gallery.ground import Floats
 from geobatch.engine.gallery.index import Indexing
-from geobatch.engine.gallery.record import COLUMNS, GROUP, INDEX, PLACES, RECORD, read_record
+from geobatch.engine.gallery.record import COLUMNS, FOOTPRINT, GROUP, INDEX, PLACES, RECORD, read_record
 from geobatch.engine.gallery.stored import Rows, Vectors
 
 __all__ = [
     "COLUMNS",
+    "FOOTPRINT",
     "GROUP",
     "INDEX",
     "PLACES",

@@ -16,7 +16,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from geobatch.engine.gallery.collect import MIXED, NOTHING, Part, described, living, ordered, signed
-from geobatch.engine.gallery.gallery import Gallery, load, open_index, open_places, open_stored
+from geobatch.engine.gallery.files import open_index, open_places, open_stored
+from geobatch.engine.gallery.gallery import Gallery, load
 from geobatch.engine.gallery.index import Index, Indexing, fill
 from geobatch.engine.gallery.measure import choose
 from geobatch.engine.gallery.record import (
     COLUMNS,
-    GROUP,
     INDEX,
+    OPTIONAL,
     PLACES,
     RECORD,
     VECTORS,
@@ -65,7 +66,8 @@ def build(
 
     Args:
         folder: where its files go; a gallery that is there is given up first, and answers as before to who has it open.
-        tables: tables with GALLERY's columns, and `group` if there are groups; without, the Parquet parts in `folder/places`.
+        tables: tables with GALLERY's columns (`footprint_km` may miss), and `group` if there are groups; without, the
+            Parquet parts in `folder/places`.
         views: names and sizes of the views that vectors are made of, in order; default: one, "image".
         indexing: how it is stored and searched.
         queries: (Q, D) vectors of real queries, to measure indexes with.
@@ -171,7 +173,7 @@ def _parts(folder: Path) -> Iterator[pa.Table]:
     if not any(folder.glob("*.parquet")):
         raise UserError(f"{folder} holds no Parquet parts; run jobs/build_gallery.py first")
     dataset = ds.dataset(folder, format="parquet")
-    columns = [*COLUMNS, *([GROUP] if GROUP in dataset.schema.names else [])]
+    columns = [*COLUMNS, *(name for name in OPTIONAL if name in dataset.schema.names)]
     for batch in dataset.to_batches(columns=columns):
         yield pa.Table.from_batches([batch])
 
@@ -186,7 +188,7 @@ def _spool(tables: Iterable[pa.Table], scratch: Path, indexing: Indexing) -> tup
         for part in living(tables):
             width = part.matrix.shape[1]
             file.write(np.ascontiguousarray(part.matrix, dtype).data)
-            parts.append(Part(part.ids, part.where, part.groups, np.zeros((0, width), np.float32)))  # a view would keep it all
+            parts.append(replace(part, matrix=np.zeros((0, width), np.float32)))  # a view would keep it all
     if not parts:
         raise UserError(NOTHING)
     places, order = ordered(parts)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.engine.gallery.finder import Local
-from geobatch.engine.gallery.gallery import Floats, Gallery
-from geobatch.engine.gallery.record import COLUMNS, GROUP
+from geobatch.engine.gallery.gallery import Gallery
+from geobatch.engine.gallery.ground import Floats
+from geobatch.engine.gallery.record import COLUMNS, FOOTPRINT, GROUP, OPTIONAL
 from geobatch.engine.gallery.stored import BLOCK, Rows, Stored, Vectors
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
@@ -30,13 +31,13 @@ class Part:
     Args:
         ids: (n,) image_ids.
         where: (n, 2) degrees.
-        groups: (n,) names or nulls; None where the table has no such column.
+        more: (n,) values or nulls of each of `OPTIONAL` that the table says anything of.
         matrix: (n, D).
     """
 
     ids: pa.Array
     where: Floats
-    groups: pa.Array | None
+    more: dict[str, pa.Array]
     matrix: Vectors
 
 
@@ -65,20 +66,22 @@ def collect(tables: Iterable[pa.Table], views: dict[str, int] | None = None) -> 
 
 
 def living(tables: Iterable[pa.Table]) -> Iterator[Part]:
-    """The rows with vectors, checked; nothing for a table without any.
+    """The rows with vectors, checked; nothing for a table without any. A row without latitude and longitude has no place.
 
     Raises:
         UserError: vectors of two lengths or not of unit length, or an impossible place.
     """
     dimension = None
     for table in tables:
-        names = [*COLUMNS, *([GROUP] if GROUP in table.column_names else [])]
+        names = [*COLUMNS, *(name for name in OPTIONAL if name in table.column_names)]
         rows = table.select(names).filter(pc.is_valid(table["vector"]))
         if not len(rows):
             continue
-        groups = rows[GROUP].cast(pa.string()).combine_chunks() if GROUP in names else None
+        more = {name: pa.concat_arrays(rows[name].cast(OPTIONAL[name]).chunks) for name in names if name in OPTIONAL}
+        if FOOTPRINT in more and more[FOOTPRINT].null_count == len(rows):
+            del more[FOOTPRINT]  # the table has the column whether or not anything says a size
         where = np.stack([rows["latitude"].to_numpy(), rows["longitude"].to_numpy()], axis=1)
-        part = Part(pa.concat_arrays(rows["image_id"].cast(pa.string()).chunks), where, groups, _matrix(rows["vector"]))
+        part = Part(pa.concat_arrays(rows["image_id"].cast(pa.string()).chunks), where, more, _matrix(rows["vector"]))
         dimension = part.matrix.shape[1] if dimension is None else dimension
         if part.matrix.shape[1] != dimension:
             raise UserError(MIXED)
@@ -99,9 +102,10 @@ def ordered(parts: list[Part]) -> tuple[pa.Table, Rows]:
     if pc.any(twice).as_py():
         raise UserError(f"{ids[:-1].filter(twice)[0]} is in the gallery twice; image ids must be unique")
     columns = {"image_id": ids, "latitude": where[:, 0], "longitude": where[:, 1]}
-    if any(part.groups is not None for part in parts):
-        groups = [pa.nulls(len(part.ids), pa.string()) if part.groups is None else part.groups for part in parts]
-        columns[GROUP] = pa.concat_arrays(groups).take(pa.array(order))
+    for name, kind in OPTIONAL.items():
+        if any(name in part.more for part in parts):
+            values = [part.more.get(name, pa.nulls(len(part.ids), kind)) for part in parts]
+            columns[name] = pa.concat_arrays(values).take(pa.array(order))
     return pa.table(columns), order
 
 
@@ -118,12 +122,14 @@ def described(kind: str, rows: int, dimension: int, views: dict[str, int] | None
 
 
 def signed(digest: Any, places: pa.Table) -> str:
-    """The fingerprint: a digest of the vectors, continued over names, places and groups."""
+    """The fingerprint: a digest of the vectors, continued over names, places, groups and footprints."""
     digest.update("\0".join(places["image_id"].to_pylist()).encode())
     where = np.stack([places["latitude"].to_numpy(), places["longitude"].to_numpy()], axis=1)
     digest.update(np.ascontiguousarray(where).tobytes())
     if GROUP in places.column_names:
         digest.update(json.dumps(places[GROUP].to_pylist()).encode())
+    if FOOTPRINT in places.column_names:
+        digest.update(b"footprint_km" + np.asarray(pc.fill_null(places[FOOTPRINT], -1.0).to_numpy(), np.float32).tobytes())
     return str(digest.hexdigest())
 
 
@@ -139,7 +145,7 @@ def _matrix(column: pa.ChunkedArray) -> Vectors:
 
 
 def _check(part: Part) -> None:
-    good = valid(part.where[:, 0], part.where[:, 1])
+    good = valid(part.where[:, 0], part.where[:, 1]) | np.isnan(part.where).all(axis=1)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
         raise UserError(f"{part.ids[row]} lies at {part.where[row].tolist()}, which is no place on Earth; correct its truth")

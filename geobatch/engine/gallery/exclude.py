@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from geobatch.engine.gallery.stored import Rows, Vectors
 
-#: Answers a question for (n, W) queries and k: similarities and rows.
-Ask = Callable[[Vectors, int], tuple[Vectors, Rows]]
+#: Answers the queries at the positions (n,) with k rows each: similarities and rows, -1 where there is none.
+Ask = Callable[[NDArray[np.intp], int], tuple[Vectors, Rows]]
 #: A picture's similarity to its own copy is 1 only up to rounding: `above` 1.0 means copies, so this little less counts.
 ROUNDING = 1e-5
 #: Given the queries' positions (n,), similarities and rows (n, R): which to leave out.
@@ -45,18 +45,19 @@ def dropping(own: Rows | None, group: Rows | None, groups: Rows | None, above: f
     return drop
 
 
-def search_without(ask: Ask, drop: Drop, queries: Vectors, k: int, size: int, extra: int) -> tuple[Vectors, Rows]:
+def search_without(ask: Ask, drop: Drop, queries: int, k: int, size: int, extra: int) -> tuple[Vectors, Rows]:
     """The k best rows that are not dropped; (N, k) with similarity -inf and row -1 where there are fewer.
 
     Args:
-        size: rows of the gallery.
+        queries: N, how many there are.
+        size: rows of the gallery, or of the largest area of a query.
         extra: rows to ask for beyond k at first.
     """
-    best = np.full((len(queries), k), -np.inf, np.float32)
-    found = np.full((len(queries), k), -1, np.int64)
-    waiting, width = np.arange(len(queries)), min(k + extra, size)
+    best = np.full((queries, k), -np.inf, np.float32)
+    found = np.full((queries, k), -1, np.int64)
+    waiting, width = np.arange(queries), min(k + extra, size)
     while len(waiting):
-        similarities, rows = ask(np.ascontiguousarray(queries[waiting]), width)
+        similarities, rows = ask(waiting, width)
         left_out = drop(waiting, similarities, rows)
         # A stable sort moves what is left out to the end and keeps the others in order.
         kept = np.argsort(left_out, axis=1, kind="stable")[:, :k]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from geobatch.engine.gallery.index import Index
+from geobatch.engine.gallery.index import SHARE, Index
 from geobatch.engine.gallery.stored import Rows, Stored, Vectors
 
 
@@ -17,6 +17,14 @@ class Finder(Protocol):
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """The k best rows for each query (N, W) of searched columns: similarities and rows, (N, k), best first."""
+        ...
+
+    def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `search`, of `rows` (n,) only, rising; where they give fewer, fewer columns, or -inf and -1 at the end."""
+        ...
+
+    def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """The k best of each query's own candidates (N, R), exact; -1 pads; min(k, R) columns."""
         ...
 
     def take(self, rows: Rows) -> Vectors:
@@ -48,6 +56,16 @@ class Local:
         if self.index is None:
             return self.stored.search(queries, k)
         return self.index.search(queries, k, self.stored)
+
+    def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.among`; an index is asked where it pays."""
+        if len(rows) < SHARE * len(self.stored) or self.index is None:
+            return self.stored.search_rows(queries, rows, k)
+        return self.index.among(queries, rows, k, self.stored)
+
+    def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.rank`."""
+        return self.stored.rank(queries, candidates, k)
 
     def take(self, rows: Rows) -> Vectors:
         """As `Finder.take`."""

@@ -14,19 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from geobatch.engine.gallery.among import Areas
 from geobatch.engine.gallery.exclude import codes, dropping, search_without
+from geobatch.engine.gallery.files import broken, late, open_places, open_stored, stamp
 from geobatch.engine.gallery.finder import Finder, Local
 from geobatch.engine.gallery.gpu import on_gpu
-from geobatch.engine.gallery.index import Index
-from geobatch.engine.gallery.record import GROUP, INDEX, PLACES, RECORD, changed, columns_of, read_record, write_record
-from geobatch.engine.gallery.stored import Halves, Rows, Stored, Vectors
+from geobatch.engine.gallery.ground import Floats, Ground
+from geobatch.engine.gallery.record import FOOTPRINT, GROUP, INDEX, PLACES, RECORD, columns_of, read_record, write_record
+from geobatch.engine.gallery.stored import Rows, Vectors
 from geobatch.errors import UserError
-from geobatch.geo.distance import haversine_km
-from geobatch.geo.point import unit_vectors
-
-Floats = NDArray[np.float64]
-
-_SPARE = 4  # more rows than asked for that `near` ranks by haversine: equal distances in space may differ in the last digit
 
 
 class Gallery:
@@ -34,7 +30,7 @@ class Gallery:
 
     Args:
         finder: finds rows by vector and vectors by row.
-        places: columns image_id, latitude, longitude, and group where the gallery has groups.
+        places: columns image_id, latitude, longitude (NaN where a row has none), group and footprint_km where known.
         record: what `gallery.json` says; "kind", "fingerprint", "dimension", "views" and "searched" are always there.
     """
 
@@ -61,7 +57,7 @@ class Gallery:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of names, places, groups and vectors, and of the index where it decides what is found."""
+        """SHA-256, hex, of names, places, groups, footprints and vectors, and of the index where it decides what is found."""
         return str(self.record["fingerprint"])
 
     @property
@@ -83,10 +79,8 @@ class Gallery:
         return names, pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
 
     @cached_property
-    def _space(self) -> Any:
-        from scipy.spatial import cKDTree
-
-        return cKDTree(unit_vectors(self.latitude, self.longitude))
+    def _ground(self) -> Ground:
+        return Ground(self.latitude, self.longitude)
 
     def search(
         self,
@@ -95,6 +89,7 @@ class Gallery:
         exclude_ids: Sequence[str | None] | None = None,
         exclude_groups: Sequence[str | None] | None = None,
         exclude_above: float | None = None,
+        among: Sequence[Rows | None] | None = None,
     ) -> tuple[Vectors, Rows]:
         """The k rows most similar to each vector in the searched views, best first.
 
@@ -104,18 +99,29 @@ class Gallery:
             exclude_ids: one image_id (or None) for each vector that must not be among its rows: itself, in training.
             exclude_groups: one group (or None) for each vector none of whose rows must be among its rows.
             exclude_above: rows at least so similar are taken for the same scene and left out.
+            among: for each vector the rows it may find, None for all (`geobatch.engine.gallery.among`). Exact, but where a
+                fifth of the gallery or more is left and it has an index. Vectors that share an area pass the same array.
 
         Returns:
             similarities (N, k) float32, the mean of the searched views' cosines, and rows (N, k); fewer columns than k where
-            the gallery has fewer rows to give. Where groups or duplicates leave a vector fewer rows than others, the rest are
-            similarity -inf and row -1.
+            the gallery has fewer rows to give. Where groups, duplicates or its area leave a vector fewer rows than others, the
+            rest are similarity -inf and row -1.
 
         Raises:
             UserError: vectors of another length than the gallery's, or groups that the gallery does not know.
+            ValueError: `among` is not as long as the vectors, or has rows that there are not.
         """
         queries = self._queries(vectors)
+        areas = None if among is None else Areas(among, len(self))
+        if areas is not None and len(areas.of) != len(queries):
+            raise ValueError(f"{len(areas.of)} sets of rows to search among for {len(queries)} vectors")
+
+        def ask(at: NDArray[np.intp], width: int) -> tuple[Vectors, Rows]:
+            some = queries if len(at) == len(queries) else np.ascontiguousarray(queries[at])
+            return self._finder.search(some, width) if areas is None else areas.search(self._finder, some, at, width)
+
         if exclude_ids is None and exclude_groups is None and exclude_above is None:
-            return self._finder.search(queries, min(k, len(self)))
+            return ask(np.arange(len(queries)), min(k, len(self)))
         own = None if exclude_ids is None else codes(exclude_ids, self._row_of)
         group, groups = None, None
         if exclude_groups is not None:
@@ -124,19 +130,43 @@ class Gallery:
         only_ids = exclude_groups is None and exclude_above is None
         width = min(k, len(self) - 1 if only_ids else len(self))
         drop = dropping(own, group, groups, exclude_above)
-        return search_without(self._finder.search, drop, queries, width, len(self), 1 if only_ids else k)
+        most = len(self) if areas is None else areas.size
+        return search_without(ask, drop, len(queries), width, most, 1 if only_ids else k)
 
     def near(self, latitude: ArrayLike, longitude: ArrayLike, k: int = 1) -> tuple[Floats, Rows]:
-        """The k rows nearest on the sphere to each of N places in degrees: km (N, k) and rows (N, k),
-        nearest first.
+        """The k rows nearest on the sphere to each of N places in degrees: km (N, k) and rows (N, k), nearest first; fewer
+        columns where fewer rows have a place.
         """
-        lat, lon = np.atleast_1d(np.asarray(latitude, np.float64)), np.atleast_1d(np.asarray(longitude, np.float64))
-        width = min(k, len(self))
-        wide = list(range(1, min(k + _SPARE, len(self)) + 1))
-        rows = self._space.query(unit_vectors(lat, lon), k=wide)[1].astype(np.int64)
-        km = haversine_km(lat[:, None], lon[:, None], self.latitude[rows], self.longitude[rows])
-        order = np.lexsort((rows, km), axis=1)[:, :width]
-        return np.take_along_axis(km, order, 1), np.take_along_axis(rows, order, 1)
+        return self._ground.near(latitude, longitude, k)
+
+    def within(self, latitude: ArrayLike, longitude: ArrayLike, radius_km: ArrayLike) -> list[Rows]:
+        """The rows, rising, at most `radius_km` (one, or N) from each of N places in degrees; none for a place that is NaN."""
+        return self._ground.within(latitude, longitude, radius_km)
+
+    def inside(self, south: float, west: float, north: float, east: float) -> Rows:
+        """The rows, rising, in a box of degrees, edges included; one with west > east crosses the antimeridian.
+
+        Raises:
+            ValueError: south > north, or numbers that are no degrees.
+        """
+        return self._ground.inside(south, west, north, east)
+
+    @property
+    def placed(self) -> bool:
+        """Whether every row has a place; a gallery made to be retrieved from only may have rows without."""
+        return len(self._ground.rows) == len(self)
+
+    def footprints(self, rows: Rows) -> Vectors | None:
+        """Sides in km of the ground that the rows show, float32 in their shape, NaN where unknown or row -1; None where the
+        gallery knows none.
+        """
+        if FOOTPRINT not in self._places.column_names:
+            return None
+        return np.where(rows < 0, np.float32(np.nan), self._footprints[rows])
+
+    @cached_property
+    def _footprints(self) -> Vectors:
+        return np.asarray(self._places[FOOTPRINT].to_numpy(), np.float32)
 
     def groups_of(self, names: Sequence[str | None]) -> list[str | None] | None:
         """The group of each image_id, None where it is not in the gallery or in no group; None where the gallery knows none."""
@@ -217,82 +247,6 @@ def load(folder: Path, searched: Sequence[str] | None = None, *, gpu: bool = Fal
         return Gallery(on_gpu(local) if gpu else local, places, record)
     index = folder / record["index"]
     if not index.is_file() or index.stat().st_size != record["index_bytes"]:
-        raise _broken(folder, ValueError(f"{record['index']} is gone or cut short"))
-    local = Local(stored, record["kind"], partial(_late, folder, record, _stamp(index)))
+        raise broken(folder, ValueError(f"{record['index']} is gone or cut short"))
+    local = Local(stored, record["kind"], partial(late, folder, record, stamp(index)))
     return Gallery(on_gpu(local) if gpu else local, places, record)
-
-
-def open_stored(folder: Path, record: dict[str, Any]) -> Stored:
-    """The vectors, memory-mapped.
-
-    Raises:
-        UserError: a file is missing, damaged, or holds other numbers than the record says.
-    """
-    try:
-        arrays, owners = zip(*[_mapped(folder / segment["vectors"]) for segment in record["segments"]], strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _broken(folder, error) from error
-    count = sum(len(array) for array in arrays)
-    if count != record.get("rows") or any(array.shape[1] != record.get("dimension") for array in arrays):
-        places = sum(pq.read_metadata(folder / segment["places"]).num_rows for segment in record["segments"])
-        raise UserError(
-            f"{folder} has {count} vectors, {places} places and a record of {record.get('rows')}; build the gallery again"
-        )
-    return Stored(arrays, columns_of(record["views"], record["searched"]), owners)
-
-
-def open_places(folder: Path, record: dict[str, Any]) -> pa.Table:
-    """Names and places of all rows.
-
-    Raises:
-        UserError: as `open_stored`.
-    """
-    try:
-        tables = [pq.read_table(folder / segment["places"]) for segment in record["segments"]]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _broken(folder, error) from error
-    places = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    if len(places) != record["rows"]:
-        raise UserError(f"{folder} has {len(places)} places and a record of {record['rows']}; build the gallery again")
-    return places
-
-
-def open_index(folder: Path, record: dict[str, Any], mapped: bool = True) -> Index:
-    """The index that nominates rows, of a gallery that is not flat; one over cells is mapped unless it is to be changed.
-
-    Raises:
-        UserError: as `open_stored`.
-    """
-    try:
-        flags = faiss.IO_FLAG_MMAP if mapped and record["kind"] == "ivf" else 0
-        index = faiss.read_index(str(folder / record["index"]), flags)
-    except (OSError, RuntimeError) as error:
-        raise _broken(folder, error) from error
-    if index.ntotal != record["rows"]:
-        raise UserError(f"the index of {folder} has {index.ntotal} of {record['rows']} rows; build the gallery again")
-    return Index(record["kind"], index, record["probes"], record["refine"])
-
-
-def _late(folder: Path, record: dict[str, Any], stamp: tuple[int, int]) -> Index:
-    """The index at the first search, unless a build has put another one in its place."""
-    path = folder / record["index"]
-    if not path.is_file() or _stamp(path) != stamp:
-        raise changed(folder)
-    return open_index(folder, record)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def _mapped(path: Path) -> tuple[Halves, Any]:
-    """(n, D) of a flat FAISS index or an .npy file, and what owns that memory; nothing is read yet."""
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r"), None
-    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    return faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d), index
-
-
-def _broken(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder} does not open ({str(error).splitlines()[0][:200]}); build the gallery again")

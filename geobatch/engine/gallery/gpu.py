@@ -56,6 +56,14 @@ class OnGpu:
             similarities[short], found[short] = self.local.stored.search(np.ascontiguousarray(queries[short]), k)
         return similarities, found
 
+    def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.among`, on the CPU."""
+        return self.local.among(queries, rows, k)
+
+    def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.rank`, on the CPU."""
+        return self.local.rank(queries, candidates, k)
+
     def take(self, rows: Rows) -> Vectors:
         """As `Finder.take`."""
         return self.local.take(rows)

@@ -121,7 +121,14 @@ def ask(stored: Stored, queries: Vectors | None = None, seed: int = 1) -> Questi
         queries = np.random.default_rng(seed).permutation(stored.take(held, searched=True))
     queries = np.ascontiguousarray(queries[:_HELD], np.float32)
     k = min(NEIGHBOURS, len(stored) - len(held))
-    truth = search_without(stored.search, lambda _at, _s, rows: np.isin(rows, held), queries, k, len(stored), k)[1]
+    truth = search_without(
+        lambda at, width: stored.search(np.ascontiguousarray(queries[at]), width),
+        lambda _at, _s, rows: np.isin(rows, held),
+        len(queries),
+        k,
+        len(stored),
+        k,
+    )[1]
     return Questions(queries, held, truth, _seconds(lambda: stored.search(queries[:_TIMED], k)))
 
 

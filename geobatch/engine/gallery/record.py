@@ -1,7 +1,7 @@
 """The record of a gallery's folder: which files are the gallery now. It is the only thing a reader believes, and written last.
 
     gallery.json          the record: kind, rows, dimension, fingerprint, views, segments, and what was measured
-    gallery.parquet       image_id, latitude, longitude (and group, where given) of the first segment's rows
+    gallery.parquet       image_id, latitude, longitude (and group, footprint_km, where given) of the first segment's rows
     index.faiss           of a small flat gallery: the vectors themselves, float32
     vectors.npy           of any other: the vectors, float16 or float32, rows in the order of gallery.parquet
     index-0.faiss         of any other kind than flat: the index
@@ -21,12 +21,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from geobatch.errors import UserError
 
 RECORD, INDEX, PLACES, VECTORS = "gallery.json", "index.faiss", "gallery.parquet", "vectors.npy"
 COLUMNS = ["image_id", "latitude", "longitude", "vector"]
 #: A further column of tables and of places: rows of one group (a photographer, a burst) may be kept from each other.
 GROUP = "group"
+#: A further column of both: side in km of the ground that a tile shows, null where it is not known.
+FOOTPRINT = "footprint_km"
+#: What tables and places may have beside `COLUMNS`, with their types.
+OPTIONAL = {GROUP: pa.string(), FOOTPRINT: pa.float32()}
 
 
 def read_record(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from geobatch.engine.gallery.gallery import Gallery, open_index, open_places, open_stored
-from geobatch.engine.gallery.index import Index
+from geobatch.engine.gallery.files import open_index, open_places, open_stored
+from geobatch.engine.gallery.gallery import Gallery
+from geobatch.engine.gallery.index import SHARE, Index
 from geobatch.engine.gallery.record import read_record
 from geobatch.engine.gallery.stored import Rows, Vectors, merged
 from geobatch.errors import UserError
@@ -60,6 +61,20 @@ class Part:
             return self.stored.search(queries, k, self.first, self.last)
         return self.stored.rank(queries, self.index.candidates(queries, k), k)
 
+    def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.among` over this part."""
+        own = rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.last)]
+        if self.index is None or len(own) < max(1, SHARE * (self.last - self.first)):
+            return self.stored.search_rows(queries, own, k)
+        return self.index.among(queries, own, k, self.stored)
+
+    def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.rank` over this part: what lies elsewhere is moved behind, and left out where no query has any."""
+        here = (candidates >= self.first) & (candidates < self.last)
+        order = np.argsort(~here, axis=1, kind="stable")[:, : int(here.sum(axis=1).max(initial=0))]
+        own = np.take_along_axis(np.where(here, candidates, -1), order, 1)
+        return self.stored.rank(queries, own, k)
+
     def take(self, rows: Rows) -> tuple[Rows, Vectors]:
         """Positions in `rows` (n,) of those that lie here, and their vectors."""
         at = np.flatnonzero((rows >= self.first) & (rows < self.last))
@@ -87,6 +102,14 @@ class Sharded:
                 return exact
             similarities[short], rows[short] = exact
         return similarities, rows
+
+    def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.among`."""
+        return merged(self.ask("among", queries, rows, k), k)
+
+    def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `Finder.rank`."""
+        return merged(self.ask("rank", queries, candidates, k), min(k, candidates.shape[1]))
 
     def take(self, rows: Rows) -> Vectors:
         """As `Finder.take`."""

@@ -88,6 +88,16 @@ class Stored:
             best, found = merged([(best, found), (similarities, rows + start)], k)
         return best, found
 
+    def search_rows(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
+        """As `search`, of the given rows (n,) only: min(k, n) columns."""
+        best, found = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            block = self.take(some, searched=True)
+            similarities, at = faiss.knn(queries, block, min(k, len(some)), metric=faiss.METRIC_INNER_PRODUCT)
+            best, found = merged([(best, found), (similarities, some[at])], k)
+        return best, found
+
     def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
         """The k best of each query's candidates (N, R) by exact inner product; -1 pads, and stays last."""
         parts = []
