@@ -41,7 +41,7 @@ IDENTITY = [
 #: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read; or one row a byte part
 #: that it takes to read the first one's members (offset = where a part's own members begin, its size if none does). kind
 #: "zip": one row a member (offset = of its entry in the central directory, bytes). kind "parquet": one row a row group
-#: (offset = its index).
+#: (offset = its index). kind "text": one row a file, whose rows appear as it is read.
 PLAN = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),

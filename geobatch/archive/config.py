@@ -12,12 +12,15 @@ class ArchiveConfig:
     """Where images lie. Every field but `uri` decides how a shard falls into slices: a run must keep them to its end."""
 
     uri: str
-    """An S3 prefix or a local folder, one tar (or the first of its byte parts), zip or Parquet file, or a CSV or Parquet
-    manifest with a `uri` column."""
+    """An S3 prefix or a local folder, one tar (or the first of its byte parts), zip or Parquet file, a CSV or Parquet manifest
+    with a `uri` column, or a file of texts."""
     include: tuple[str, ...] = ()
     """Globs of names that are images whatever their extension; with any given, nothing else is."""
     exclude: tuple[str, ...] = ()
     """Globs of names to pass over."""
+    texts: str = ""
+    """Column of texts, where the archive is one of texts (CSV, TSV, JSONL, JSON, Parquet files) and not of images; "auto"
+    looks for one called text, caption, description, query or sentence."""
     shard_rows: int = 256
     """Images of one unit of work, at most."""
     shard_bytes: int = 64 << 20

@@ -23,6 +23,9 @@ IMAGE_SUFFIXES = frozenset(
 #: Endings of the files that hold images, and their kind in the plan; `.tar.gz` is one more.
 CONTAINERS = {"tar": "tar", "tgz": "tar", "zip": "zip", "parquet": "parquet"}
 
+#: Endings of the files that hold texts, and their form.
+FORMS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "parquet": "parquet"}
+
 _NUMBERED = re.compile(r"~(\d+)$")
 
 
@@ -35,6 +38,14 @@ def container(name: str) -> str | None:
     return "tar" if ending == "gz" and name[-7:-3].lower() == ".tar" else CONTAINERS.get(ending)
 
 
+def text_form(name: str) -> str | None:
+    """The form ("csv", "jsonl", "json", "parquet") of texts that a name promises, or None; all but Parquet may end in `.gz`."""
+    stem = name.lower().removesuffix(".gz")
+    _, dot, ending = stem.rpartition(".")
+    found = FORMS.get(ending) if dot else None
+    return None if found == "parquet" and len(stem) < len(name) else found
+
+
 def escaped(text: str) -> str:
     """A URI or a member's name as a part of an image_id."""
     return text.replace("%", "%25").replace("#", "%23")
@@ -45,15 +56,23 @@ class Names:
 
     A glob without `/` is compared with the last part of a name, one with `/` with the whole: the path below the archive's
     root, or the member's name inside its container. `*` stands for anything, `/` included; case matters. Globs that end like
-    a container (`2019/*.tar`) choose among containers, all others among images.
+    a container (`2019/*.tar`) choose among containers, all others among images. In an archive of texts the files of texts are
+    the containers, and no loose object is a text unless a glob says so.
     """
 
     def __init__(self, config: ArchiveConfig) -> None:
-        chosen = [glob for glob in config.include if container(glob)]
+        self._texts = bool(config.texts)
+        chosen = [glob for glob in config.include if self.kind(glob)]
         self._containers = _compiled(chosen)
-        self._images = _compiled(glob for glob in config.include if not container(glob))
+        self._images = _compiled(glob for glob in config.include if not self.kind(glob))
         self._only = bool(config.include)
         self._exclude = _compiled(config.exclude)
+
+    def kind(self, name: str) -> str | None:
+        """The kind in the plan of the container that a name promises, or None."""
+        if self._texts:
+            return "text" if text_form(name) else None
+        return container(name)
 
     def excludes(self, name: str) -> bool:
         """Whether a glob of `exclude` fits."""
@@ -79,7 +98,7 @@ class Names:
             return False
         if self._images is not None:
             return _matches(self._images, name)
-        return named_like_an_image(name)
+        return not self._texts and named_like_an_image(name)
 
 
 def named_like_an_image(name: str) -> bool:

@@ -17,14 +17,15 @@ from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
-from geobatch.archive import manifest, parquet, parts
+from geobatch.archive import parquet, texts
 from geobatch.archive import zip as zips
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.cut import cut
-from geobatch.archive.names import MemberIds, Names, container, escaped, named_like_an_image
+from geobatch.archive.listing import Source, pages
+from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.errors import UserError
 from geobatch.schema import PLAN
-from geobatch.store import Changed, Denied, NotFound, Object, Store, split
+from geobatch.store import Changed, Denied, NotFound, Object, Store
 
 __all__ = ["ArchiveConfig", "Planned", "plan"]
 
@@ -35,6 +36,8 @@ _PROBES = 3
 
 #: Kinds of a source that is no container: named in a manifest, or not judged yet.
 _LOOSE = ("object", None)
+#: Kinds of a container whose rows appear as it is read.
+_UNSEEN = ("tar", "text")
 
 #: Which of these (uri, etag) need no work.
 Known = Callable[[list[tuple[str, str]]], list[bool]]
@@ -65,19 +68,6 @@ class _Row(NamedTuple):
     etag: str | None
     size: int | None
     offset: int | None
-
-
-class _Source(NamedTuple):
-    """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image.
-
-    The byte parts of a tar are one source: `found` is the first of them, `name` is the joined file's.
-    """
-
-    found: Object | None
-    uri: str
-    name: str
-    kind: str | None
-    parts: tuple[Object, ...] = ()
 
 
 def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Iterator[Planned]:
@@ -115,7 +105,13 @@ def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Ite
 def _nothing(planner: _Planner, config: ArchiveConfig) -> str:
     if not planner.listed:
         return f"nothing lies at {config.uri}; check --archive"
+    if planner.complaint:
+        return planner.complaint
     globs = "check --include and --exclude" if config.include or config.exclude else "name the images with --include"
+    if config.texts:
+        return (
+            f"none of the {planner.listed} objects at {config.uri} is a CSV, TSV, JSONL, JSON or Parquet file; check --archive"
+        )
     return f"none of the {planner.listed} objects at {config.uri} is an image by its name; {globs}"
 
 
@@ -129,6 +125,7 @@ class _Planner:
         self._weight = 0
         self._probed = False
         self.listed = self.skipped = self.known = 0
+        self.complaint = ""
 
     def report(self, rows: list[_Row], sizes: list[int], first: int) -> Planned:
         """The rows as a table, their shards of these sizes numbered from `first`."""
@@ -139,8 +136,10 @@ class _Planner:
 
     def shards(self) -> Iterator[list[_Row]]:
         """The rows of each shard; an empty list after each page, so that counts can be reported."""
-        for page in self._pages():
-            for source in self._unknown(self._named(page)):
+        for page in pages(self._store, self._config, self._names):
+            self.listed += page.passed
+            self.skipped += page.passed
+            for source in self._unknown(self._named(page.sources)):
                 if source.kind in _LOOSE or source.found is None:
                     if full := self._one(source):
                         yield full
@@ -153,7 +152,7 @@ class _Planner:
         if self._loose:
             yield self._loose
 
-    def _one(self, source: _Source) -> list[_Row]:
+    def _one(self, source: Source) -> list[_Row]:
         """Adds a loose image, and gives the shard that it does not fit in any more."""
         full: list[_Row] = []
         found = source.found
@@ -167,8 +166,12 @@ class _Planner:
 
     def _opened(self, kind: str, found: Object) -> Iterator[list[_Row]]:
         """The shards of a container."""
-        if kind == "tar":
-            yield [_Row("tar", None, found.uri, found.etag, found.size, None)]
+        if kind == "text" and (wrong := texts.complaint(self._store, found, self._config.texts)):
+            self.complaint = self.complaint or wrong
+            self.skipped += 1
+            return
+        if kind in _UNSEEN:
+            yield [_Row(kind, None, found.uri, found.etag, found.size, None)]
             return
         try:
             yield from self._zip(found) if kind == "zip" else self._parquet(found)
@@ -222,7 +225,7 @@ class _Planner:
         if shard:
             yield shard
 
-    def _named(self, page: list[_Source]) -> Iterator[_Source]:
+    def _named(self, page: list[Source]) -> Iterator[Source]:
         """The sources that are wanted by name."""
         for source in page:
             self.listed += len(source.parts) or 1
@@ -239,7 +242,7 @@ class _Planner:
             else:
                 self.skipped += 1
 
-    def _unknown(self, page: Iterator[_Source]) -> list[_Source]:
+    def _unknown(self, page: Iterator[Source]) -> list[Source]:
         """The sources that are not known; the first of all is probed."""
         wanted = list(page)
         if self._known is not None:
@@ -253,7 +256,7 @@ class _Planner:
             self._probe(wanted)
         return wanted
 
-    def _probe(self, wanted: list[_Source]) -> None:
+    def _probe(self, wanted: list[Source]) -> None:
         """Refuses an archive that may be listed and not read; one forbidden object alone is a rejection later."""
         self._probed = True
         denied: Denied | None = None
@@ -267,33 +270,3 @@ class _Planner:
                 denied = error
         if denied is not None:
             raise denied
-
-    def _pages(self) -> Iterator[list[_Source]]:
-        """What is listed: below a prefix, in a manifest, or the one file that the archive is."""
-        uri = split(self._config.uri).uri
-        single = container(uri) is not None or manifest.is_manifest(uri) or named_like_an_image(uri)
-        single = single or parts.named_like_a_first_part(uri)
-        found = self._store.head(uri) if single or uri.startswith("file:") else None
-        if found is None:
-            root = uri if uri.endswith("/") else f"{uri}/"
-            found_parts = parts.Parts(self._store, self._names, root)
-            for page in self._store.objects(uri):
-                yield self._sources(root, *found_parts.sort(page))
-            yield self._sources(root, *found_parts.rest())
-        elif manifest.is_manifest(uri) and manifest.names_images(self._store, found):
-            for listed in manifest.pages(self._store, found):
-                self.listed += listed.passed
-                self.skipped += listed.passed
-                yield [_Source(each, named, named, container(named) or "object") for named, each in listed]
-        elif sequence := parts.from_first(self._store, found):
-            yield self._sources("", [], [sequence])
-        elif container(uri) or named_like_an_image(uri) or self._names.takes(uri.rpartition("/")[2]):
-            yield [_Source(found, uri, uri.rpartition("/")[2], container(uri))]
-        else:
-            raise UserError(
-                f"{uri} is neither a folder nor a tar, zip, Parquet, CSV or image; name what it holds with --archive"
-            )
-
-    def _sources(self, root: str, loose: list[Object], sequences: list[parts.Sequence]) -> list[_Source]:
-        sources = [_Source(each, each.uri, (name := each.uri[len(root) :]), container(name)) for each in loose]
-        return sources + [_Source(each.parts[0], each.parts[0].uri, each.name, "tar", each.parts) for each in sequences]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
 
-from geobatch.archive import parquet, prefix, tar, zip
+from geobatch.archive import parquet, prefix, tar, texts, zip
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.slice import NOTHING, Slice
 from geobatch.errors import MachineError
@@ -41,6 +41,8 @@ def read_shard(
         yield from tar.read(store, plan, config, done, seen)
     elif kind == "parquet":
         yield from parquet.read(store, plan, config, done)
+    elif kind == "text":
+        yield from texts.read(store, plan, config, done)
     elif kind in ("object", "zip"):
         if 0 not in done:
             yield from (prefix if kind == "object" else zip).read(store, plan, config)

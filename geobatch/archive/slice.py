@@ -25,7 +25,8 @@ class Slice(NamedTuple):
     Attributes:
         number: from 0 within the shard.
         last: whether the shard ends here.
-        end: where the next slice begins: a byte of a (decompressed) tar, a row of a Parquet shard; `NOTHING` after the last.
+        end: where the next slice begins: a byte of a (decompressed) tar, a row of a Parquet shard, a text of
+            a shard of texts; `NOTHING` after the last.
         skipped: members passed over by name.
         table: rows of IMAGE.
     """
