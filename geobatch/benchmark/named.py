@@ -54,7 +54,7 @@ def place_of(name: str) -> tuple[float, float] | None:
 
 
 def building_of(name: str) -> str:
-    """What a tile shows: names with the same answer show the same. Of a name with a place that is the file, as in CVG-Text; else
+    """What a tile shows: names with the same answer show the same. Of a name with a place it is the file, as in CVG-Text; else
     the folder, the building of GeoText-1652; else the name itself.
 
     >>> building_of("s3://b/sat/40.7,-74.0_z3.png"), building_of("s3://b/test.json#0839/image-43.jpeg@2"), building_of("a.png")
