@@ -146,7 +146,7 @@ def attach(model: nn.Module, lora: LoRA, seed: int = 0) -> peft.PeftModel:
         target_modules=pattern,
         use_dora=lora.dora,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=getattr(model, "name_or_path", None),
+        base_model_name_or_path=getattr(model, "name_or_path", None) or None,
     )
     adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
     generator = torch.Generator().manual_seed(seed)
