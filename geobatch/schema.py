@@ -148,12 +148,14 @@ PLACE = pa.schema(
     ]
 )
 
-#: One row of a gallery: a vector that knows its place. `vector` has unit length.
+#: One row of a gallery: a vector that knows its place. `vector` has unit length. A place of NaN is none (a gallery that is only
+#: retrieved from); null is a rejected row's.
 GALLERY = pa.schema(
     [
         *IDENTITY,
         pa.field("latitude", pa.float64()),
         pa.field("longitude", pa.float64()),
+        pa.field("footprint_km", pa.float32()),  # side of the ground that a tile shows; null: not known
         pa.field("vector", pa.list_(pa.float32())),
         pa.field("status", pa.string(), nullable=False),
         *FATE,

@@ -37,7 +37,7 @@ MAX_ZOOM = 30
 #: Latitude in degrees at which the square world ends.
 MAX_LATITUDE = float(np.degrees(np.arctan(np.sinh(np.pi))))
 
-_END = r"(?:@\dx)?(?:\.[A-Za-z]\w{0,4})?(?:~\d+)?$"
+_END = r"(?:@\dx)?(?:\.[A-Za-z]\w{0,4})?$"
 _SLASHED = re.compile(rf"(?:^|[/#])(\d{{1,2}})/(\d{{1,10}})/(\d{{1,10}}){_END}", re.ASCII)
 _JOINED = re.compile(rf"(?:^|[/#])(\d{{1,2}})([_-])(\d{{1,10}})\2(\d{{1,10}}){_END}", re.ASCII)
 _QUADKEY = re.compile(rf"(?:^|[/#])[aArR]?([0-3]{{1,{MAX_ZOOM}}}){_END}", re.ASCII)

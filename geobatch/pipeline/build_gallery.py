@@ -1,4 +1,4 @@
-"""Labelled pictures become vectors that know their place, and a gallery over them.
+"""Labelled pictures, map tiles or texts become vectors that know their place, and a gallery over them.
 
 The vectors go through the same flow as places do: sharded, resumable, each image once. The gallery is made last, from the
 table's parts, on the driver. Its record names the parts it was made from, so the same command on an archive that has grown
@@ -8,31 +8,24 @@ gallery or what the file of groups says changed, it is built again.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import csv
 
-from geobatch.actors import Hands, cores
-from geobatch.archive.config import ArchiveConfig
-from geobatch.benchmark.label import Label
-from geobatch.benchmark.lookup import Lookup
-from geobatch.engine.gallery import COLUMNS, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
-from geobatch.engine.vision import Vision
+from geobatch.actors import cores
+from geobatch.benchmark.survey import Places
+from geobatch.engine.gallery import COLUMNS, FOOTPRINT, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
-from geobatch.methods.geotoken.embed import Embed
-from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
-from geobatch.pipeline.geolocate import decoding
+from geobatch.methods.ngcg.serve import Serving
+from geobatch.pipeline.embedding import Embedding, embedding
+from geobatch.pipeline.flow import Flow, flow
+from geobatch.pipeline.folder import fingerprint
+from geobatch.pipeline.groups import Groups
 from geobatch.progress import say
 from geobatch.sink import Snapshot, latest
 from geobatch.store import Store, StoreConfig
@@ -47,17 +40,29 @@ class BuildGallery:
     output: str
     """Folder of the gallery. The same command takes up a run that died, or adds what is new in the archive."""
     encoder: str
-    """Folder of an image encoder: a `transformers` model, or one trained by geotoken_align.py."""
+    """Folder of an image encoder: a `transformers` model, or one trained by geotoken_align.py. For tiles and texts of NGCG:
+    a model of ngcg_train.py, or a multimodal LLM as it was published."""
     truth: str | None = None
-    """CSV or Parquet with the coordinates (image_id, latitude, longitude); default: the images' EXIF."""
+    """CSV or Parquet with the coordinates (image_id, latitude, longitude), and where it has a column footprint_km or size_m the
+    side of the ground that a tile shows; default: the images' EXIF, or with NGCG what --places finds."""
+    places: Places = "auto"
+    """Where places come from: truth, names (that begin with coordinates), xyz, tms or quadkey addresses of tiles, geotiff tags,
+    exif; none makes a gallery that is only retrieved from. auto: truth where it is given, else exif; with NGCG truth, geotiff,
+    names and xyz, the first that knows a tile."""
+    footprint_km: float = 0.0
+    """Side in km of the ground that a tile shows, where neither address, tags nor truth say it; 0: not known."""
+    texts: str = ""
+    """Column of texts, or auto, of an archive of CSV, JSON, JSON Lines or Parquet files; NGCG embeds them."""
     include: tuple[str, ...] = ()
     """Globs of names that are images whatever their extension."""
     exclude: tuple[str, ...] = ()
     """Globs of names to pass over."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """How pictures are decoded; use the same for the main job."""
+    """How pictures are decoded; use the same for the main job. With NGCG a side that is not given is the encoder's own."""
     batch: int = 256
-    """Pictures the encoder takes at a time."""
+    """Pictures an image encoder takes at a time."""
+    serving: Serving = field(default_factory=Serving)
+    """How NGCG's encoder is served."""
     groups: str | None = None
     """CSV or Parquet with the columns image_id and group (a photographer, a burst). In training images of one group are no
     neighbours of each other, where the training image is in the gallery too: of another nobody knows the group. A file that
@@ -91,34 +96,18 @@ def embedded(config: Any, output: Path, encoder: Path) -> Snapshot:
     return table
 
 
-def embed_archive(config: BuildGallery) -> dict[str, Any]:
+def embed_archive(config: BuildGallery, by: Embedding | None = None) -> dict[str, Any]:
     """The vectors of a labelled archive as a table of GALLERY rows at `config.output`; returns the run's account."""
     store = Store(config.store)
-    encoder = local_folder(store, config.encoder, "encoder")
-    workers = config.workers or cores()
-    decides = {
-        "encoder": fingerprint_of(encoder),
-        "truth": config.truth,
-        "decode": described(config.decode),
-        "batch": config.batch,
-    }
+    by = by or embedding(config, store, config.workers or cores())
     return flow(
         Flow(
-            archive=ArchiveConfig(uri=config.archive, include=config.include, exclude=config.exclude),
+            archive=by.archive,
             output=config.output,
             store=config.store,
             method="gallery",
-            fingerprint=fingerprint(decides),
-            river=[
-                decoding(config.decode, workers),
-                Hands(stage=Label, make={"truth": config.truth, "store": config.store}),
-                Hands(
-                    stage=Embed,
-                    make={"encoder": str(encoder), "batch": config.batch, "device": "cuda" if config.gpus else "cpu"},
-                    workers=workers,
-                    gpus=config.gpus,
-                ),
-            ],
+            fingerprint=fingerprint(by.decides),
+            river=by.river,
             relocate=config.relocate,
             address=config.address,
             what="embedded",
@@ -134,19 +123,24 @@ def build_gallery(config: BuildGallery) -> Path:
     """
     if "://" in config.output and not config.output.startswith("file://"):
         raise UserError("the index is built on this machine; give --output as a local folder and copy it to the bucket after")
-    account = embed_archive(config)
-    folder = Path(config.output.removeprefix("file://"))
     store = Store(config.store)
+    by = embedding(config, store, config.workers or cores())
+    account = embed_archive(config, by)
+    folder = Path(config.output.removeprefix("file://"))
     table = latest(store, config.output)
     assert table is not None  # the flow has just published it
-    gallery = indexed(folder, table, store, config)
-    say(f"gallery {folder}: {len(gallery):,} images, {account.get('rejected', 0):,} of this run rejected")
+    gallery = indexed(folder, table, store, config, by)
+    what = "texts" if config.texts else "images"
+    say(f"gallery {folder}: {len(gallery):,} {what}, {account.get('rejected', 0):,} of this run rejected")
     say(f"  {gallery.record['measured']['says']}")
     return folder
 
 
-def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -> Gallery:
+def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery, by: Embedding | None = None) -> Gallery:
     """The gallery of the table's rows: as it is, appended to, or built.
+
+    Args:
+        by: what made the rows; opened here without.
 
     Raises:
         UserError: as `geobatch.engine.gallery.build`, or the groups are of no image of a gallery that is built.
@@ -163,59 +157,20 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery) -
             return load(folder)
         some = replace(table, record={**table.record, "parts": new})
         return append(folder, _rows(some, store, groups), source)
-    vision = Vision(str(local_folder(store, config.encoder, "encoder")), device="cpu")
-    views = dict(zip(vision.views, vision.view_sizes, strict=True))
+    by = by or embedding(config, store, 1)
     rows = _rows(table, store, groups)
-    return build(folder, rows if groups is None else groups.known(rows), views=views, indexing=config.indexing, source=source)
-
-
-class Groups:
-    """The groups of images, as a CSV or Parquet file with the columns image_id and group says them, both text.
-
-    Args:
-        store: reaches the file.
-        uri: of the file. Of an image that it names twice the first group counts; an empty group is none.
-
-    Raises:
-        UserError: it has no such columns.
-    """
-
-    def __init__(self, store: Store, uri: str) -> None:
-        data = store.get(uri)
-        self.uri, self.sha256 = uri, hashlib.sha256(data).hexdigest()
-        named = ["image_id", GROUP]
-        kept = csv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()), include_columns=named)  # 00123 is no number
-        try:
-            read = pq.read_table(io.BytesIO(data), columns=named) if data[:4] == b"PAR1" else None
-            found = csv.read_csv(io.BytesIO(data), convert_options=kept) if read is None else read.select(named)
-            found = found.cast(pa.schema([(name, pa.large_string()) for name in named]))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-            raise UserError(f"{uri} has no readable columns image_id and {GROUP} ({error}); correct it") from error
-        found = found.filter(pc.and_(pc.is_valid(found["image_id"]), pc.not_equal(found[GROUP], ""))).combine_chunks()
-        self._groups = pa.concat_arrays([pa.nulls(0, pa.large_string()), *found[GROUP].chunks])
-        self._lookup = Lookup(pa.concat_arrays([pa.nulls(0, pa.large_string()), *found["image_id"].chunks]))
-
-    def of(self, names: pa.ChunkedArray) -> pa.Array:
-        """The group (n,) of each image_id, null where there is none."""
-        keys = pa.concat_arrays([pa.nulls(0, pa.large_string()), *names.cast(pa.large_string()).chunks])
-        rows = self._lookup.find(keys)[0]
-        return self._groups.take(pa.array(rows, mask=rows < 0)).cast(pa.string())
-
-    def known(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same tables.
-
-        Raises:
-            UserError: at their end, if none of their rows has a group.
-        """
-        rows = grouped = 0
-        for table in tables:
-            rows, grouped = rows + len(table), grouped + len(table) - table[GROUP].null_count
-            yield table
-        if rows and not grouped:
-            raise UserError(f"{self.uri} has a group for none of the images; its image_id must be theirs, such as a/b.jpg")
+    return build(
+        folder,
+        rows if groups is None else groups.known(rows),
+        views=by.views(),
+        indexing=config.indexing,
+        source=source,
+        encoder=by.encoder,
+    )
 
 
 def _rows(table: Snapshot, store: Store, groups: Groups | None) -> Iterator[pa.Table]:
-    """The table's rows, with their groups."""
-    for rows in table.tables(store, COLUMNS):
+    """The table's rows, with their groups; parts of older versions know no footprints."""
+    for part in table.tables(store):
+        rows = part.select([*COLUMNS, *(name for name in (FOOTPRINT,) if name in part.column_names)])
         yield rows if groups is None else rows.append_column(GROUP, groups.of(rows["image_id"]))

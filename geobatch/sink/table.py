@@ -86,7 +86,7 @@ def read(output: str, columns: list[str] | None = None, store: StoreConfig | Non
     tables = list(snapshot.tables(reach, columns))
     if not tables:
         raise UserError(f"the table at {output} has no rows; check that the archive holds images")
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")  # parts of older versions lack newer columns
 
 
 class Keys:

@@ -82,7 +82,7 @@ def test_each_image_finds_its_truth_and_none_is_lost(published: Published) -> No
     placed = {_own(row["image_id"]): (row["latitude"], row["longitude"]) for row in rows if row["status"] == "placed"}
     assert placed == {_member(each): place for each, place in training.places.items()}
     rejected = [(row["stage"], row["reason"]) for row in rows if row["status"] != "placed"]
-    assert rejected == [("label", "no_place")] * training.strangers and len(rows) == TRAINING + training.strangers
+    assert rejected == [("survey", "no_place")] * training.strangers and len(rows) == TRAINING + training.strangers
     assert len(load(folder / "gallery")) == TRAINING
     account = json.loads((folder / "account.json").read_text())
     assert account["card"]["images"] == TRAINING - round(0.05 * TRAINING)

@@ -61,6 +61,7 @@ def build(
     indexing: Indexing | None = None,
     queries: Vectors | None = None,
     source: dict[str, Any] | None = None,
+    encoder: str | None = None,
 ) -> Gallery:
     """Writes a gallery into `folder` and opens it.
 
@@ -72,6 +73,7 @@ def build(
         indexing: how it is stored and searched.
         queries: (Q, D) vectors of real queries, to measure indexes with.
         source: kept in the record, to know later what the gallery was made from.
+        encoder: fingerprint of what made the vectors, for those who search with another's; kept in the record as "encoder".
 
     Raises:
         UserError: as `geobatch.engine.gallery.collect.collect`.
@@ -99,6 +101,7 @@ def build(
         "indexing": asdict(indexing),
         "source": source or {},
         "measured": measured,
+        **({"encoder": encoder} if encoder else {}),
     }
     if index is not None:
         record |= _kept(index, folder, content, 0)
