@@ -171,20 +171,20 @@ def retrieval(
     )
 
 
-def difference(ours: Retrieval, theirs: Retrieval, k: int, bootstrap: Bootstrap | None = None) -> Interval:
-    """Our R@k less theirs over the same queries in the same order, with its paired interval.
+def difference(ours: Rows, theirs: Rows, k: int, bootstrap: Bootstrap | None = None) -> Interval:
+    """Our R@k less theirs, with its paired interval, from the ranks `(N,)` of two runs over the same queries in the same order.
 
     Raises:
         ValueError: other numbers of queries.
     """
-    mine, other = (np.where((one.rank > 0) & (one.rank <= k), 0.0, np.inf) for one in (ours, theirs))
+    mine, other = (np.where((rank > 0) & (rank <= k), 0.0, np.inf) for rank in (ours, theirs))
     return paired_difference(mine, other, 1.0, bootstrap)
 
 
 def _nearby(
     queries: Side, tiles: Side, centres: Centres, width: int, nearest: int, metres: Sequence[int]
 ) -> tuple[NDArray[np.float32], Rows, NDArray[np.int64], Rows | None, dict[int, Rows]]:
-    """Similarities and rows of the best tiles near each truth; how many such tiles there are, how many are right, lie so near."""
+    """Similarities and rows of the best tiles near each truth; how many such tiles there are, are right, and lie so near."""
     values, rows = [np.zeros((0, width), np.float32)], [np.zeros((0, width), np.int64)]
     ranked: list[int] = []
     right: list[int] = []
