@@ -110,7 +110,7 @@ class Retrieval:
         lines.append(_line("95 % interval", [f"{100 * one.low:.1f}…{100 * one.high:.1f}" for one, _ in shares.values()]))
         lines.append(_line("by chance", [f"{100 * chance:.2f}" for _, chance in shares.values()]))
         if not math.isnan(self.median_m):
-            lines.append(f"  the first lies {self.median_m:,.0f} m from the truth, half of the time or more often nearer")
+            lines.append(f"  median distance of the first from the truth {self.median_m:,.0f} m")
         return "\n".join(lines)
 
 
@@ -234,8 +234,8 @@ def _drawn(ranked: NDArray[np.int64], right: Rows, k: int) -> float:
     """Mean probability that k rows drawn without replacement from `ranked` hold one of `right`."""
     misses = np.ones(len(ranked))
     for draw in range(k):
-        left = np.maximum(ranked - draw, 1)
-        misses *= np.clip((ranked - right - draw) / left, 0.0, 1.0)
+        left = ranked - draw  # none once all are drawn
+        misses *= np.where(left > 0, np.clip((left - right) / np.maximum(left, 1), 0.0, 1.0), 1.0)
     return float(np.mean(1 - misses)) if len(ranked) else math.nan
 
 
