@@ -12,12 +12,15 @@ import pyarrow.compute as pc
 
 from geobatch.actors import Hands, cores, join_cluster
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.texts import holds_texts
+from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geoclip import locate as geoclip
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geolocsft.health import COLUMNS, health
 from geobatch.methods.geotoken import judge_record
 from geobatch.methods.geotoken import locate as geotoken
+from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint
 from geobatch.pipeline.methods import choose
@@ -39,12 +42,13 @@ class GeolocateBucket:
 
     archive: str
     """Where the images lie: s3://bucket/prefix or a folder (loose images, tar, zip, Parquet below it), one such file, or a
-    CSV or Parquet manifest with a `uri` column."""
+    CSV or Parquet manifest with a `uri` column; with NGCG also texts: CSV, JSON, JSON Lines, Parquet with a column of them."""
     output: str
     """Where the table goes: s3://bucket/prefix or a folder. The same command takes up a run that died."""
     model: str
     """Folder or s3:// prefix of a trained model; with --method geolocsft also a vision-language model as it was published, by
-    folder or hub name, to be asked zero-shot; with --method geoclip CLIP ViT-L/14, openai/clip-vit-large-patch14."""
+    folder or hub name, to be asked zero-shot; with --method geoclip CLIP ViT-L/14, openai/clip-vit-large-patch14; with --method
+    ngcg also a multimodal LLM as it was published."""
     gallery: str | None = None
     """Folder or s3:// prefix of a gallery; default: the one that the model's folder names."""
     method: str | None = None
@@ -64,6 +68,8 @@ class GeolocateBucket:
     """Settings of the method GeoLocSFT."""
     geoclip: geoclip.Locate = field(default_factory=geoclip.Locate)
     """Settings of the method GeoCLIP."""
+    ngcg: ngcg.Locate = field(default_factory=ngcg.Locate)
+    """Settings of the method NGCG, by texts or photographs."""
     no_exif: bool = False
     """Leave EXIF coordinates and capture time out of the table."""
     coarsen: float = 0.0
@@ -90,6 +96,8 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     workers = config.workers or cores()
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
     chosen = choose(Store(config.store), config, workers)
+    if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(config.store), config.archive):
+        raise UserError(f"{config.archive} holds texts, and {chosen.method} reads photographs; use a model of --method ngcg")
     decode = replace(config.decode, exif=not config.no_exif)
     rows = min(config.shard_rows, _LARGE_PICTURES) if chosen.far else config.shard_rows
     if chosen.side is not None and decode.side == DecodeConfig.side:
@@ -98,7 +106,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         "answer_version": ANSWER_VERSION,
         "method": chosen.method,
         **chosen.decides,
-        "decode": described(decode),
+        "decode": None if chosen.texts else described(decode),
         "max_bytes": config.max_bytes,
         "coarsen": config.coarsen,
     }
@@ -110,12 +118,13 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
                 exclude=config.exclude,
                 max_bytes=config.max_bytes,
                 shard_rows=rows,
+                texts=chosen.texts,
             ),
             output=config.output,
             store=config.store,
             method=chosen.method,
             fingerprint=fingerprint(decides),
-            river=[decoding(decode, workers), *chosen.river],
+            river=[ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river],
             coarsen_km=config.coarsen,
             relocate=config.relocate,
             address=config.address,

@@ -1,7 +1,8 @@
 """Which method locates, with which folders, and what of all that decides a row.
 
 A model folder with a card (`geobatch.json`) names its method. A vision-language model as it was published has none: it is asked
-zero-shot with `--method geolocsft`. GeoCLIP is CLIP as it was published and four files beside it: `--method geoclip`.
+zero-shot with `--method geolocsft`, or embeds texts and tiles with `--method ngcg`. GeoCLIP is CLIP as it was published and
+four files beside it: `--method geoclip`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geobatch.actors import Hands
+from geobatch.archive.texts import holds_texts
 from geobatch.engine import scripted
 from geobatch.errors import UserError
 from geobatch.methods.geoclip import locate as geoclip
@@ -18,16 +20,22 @@ from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.geotoken.calibration import FILE, Calibration
 from geobatch.methods.geotoken.reward import REWARD
+from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.folder import CARD, base_of, beside, card, fingerprint_of, fingerprint_of_base, is_path, local_folder
+from geobatch.pipeline.ngcg_model import METHOD, Opened, open_model
 from geobatch.progress import say
-from geobatch.store import Store
+from geobatch.store import Store, StoreConfig
 
 #: Each has `Locate`, its settings.
-METHODS = ("geotoken", "geolocsft", "geoclip")
+METHODS = ("geotoken", "geolocsft", "geoclip", METHOD)
 
 
 class Asked(Protocol):
     """What of the job's arguments is read here."""
+
+    @property
+    def archive(self) -> str:
+        """Folder, prefix or file."""
 
     @property
     def model(self) -> str:
@@ -53,6 +61,14 @@ class Asked(Protocol):
     def geoclip(self) -> geoclip.Locate:
         """Settings."""
 
+    @property
+    def ngcg(self) -> ngcg.Locate:
+        """Settings."""
+
+    @property
+    def store(self) -> StoreConfig:
+        """How buckets are reached."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -64,6 +80,7 @@ class Chosen:
         river: its stages, from pictures to places.
         side: pixels of the pictures' shorter side that the model was made for, or None.
         far: whether pictures travel beyond the first stage, so that slices must be small.
+        texts: the archive's column of texts, "auto" for the one that it has; empty: it holds images.
     """
 
     method: str
@@ -71,6 +88,7 @@ class Chosen:
     river: list[Hands]
     side: int | None = None
     far: bool = False
+    texts: str = ""
 
 
 def choose(store: Store, asked: Asked, workers: int) -> Chosen:
@@ -86,6 +104,8 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
         return _geolocsft(store, asked, who, {}, workers, geolocsft.SIDE)
     if asked.method == "geoclip":
         return _geoclip(store, asked, workers)
+    if asked.method == METHOD:
+        return _ngcg(store, asked, open_model(store, asked.model), workers)
     folder = local_folder(store, asked.model, "model")
     about = card(folder)
     if asked.method not in (None, about["method"]):
@@ -106,6 +126,8 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
         adapter = fingerprint_of(folder / about["adapter"], leave=("README.md",))
         side = about.get("config", {}).get("decode", {}).get("side", geolocsft.SIDE)
         return _geolocsft(store, asked, who, {"adapter": adapter}, workers, side)
+    if about["method"] == METHOD:
+        return _ngcg(store, asked, open_model(store, asked.model), workers)
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
 
 
@@ -173,3 +195,37 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
         decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
         who = replace(who, gallery=str(gallery), encoder=str(encoder))
     return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side, far=True)
+
+
+def _ngcg(store: Store, asked: Asked, encoder: Opened, workers: int) -> Chosen:
+    settings = asked.ngcg
+    named = asked.gallery or (beside(asked.model, encoder.card["gallery"]) if encoder.card.get("gallery") else None)
+    if named is None:
+        raise UserError("no gallery is named; give --gallery, made by jobs/build_gallery.py --encoder with the same model")
+    gallery = local_folder(store, named, "gallery")
+    encoder.suits(gallery)
+    texts = settings.queries == "texts" or (settings.queries == "auto" and _said(store, asked))
+    described = {}
+    if texts and settings.describe:
+        raise UserError(f"{asked.archive} holds texts, which need no --ngcg.describe; leave it out")
+    if settings.describe:
+        base = base_of(store, settings.describe)
+        if not _speaks(base):
+            raise UserError(f"{base} holds no vision-language model (no config.json); photographs are described by one")
+        settings = replace(settings, describe=base)
+        described = {"describes": fingerprint_of_base(base)}
+    decides = {
+        "model": encoder.fingerprint,
+        "gallery": geotoken.gallery_fingerprint(gallery),
+        "settings": ngcg.decides(settings, texts),
+        "points": settings.area.decides(store)["file"],
+        **described,
+    }
+    river = ngcg.river(encoder.model, gallery, settings, workers, texts, asked.store)
+    side = geolocsft.SIDE if settings.describe else encoder.side
+    return Chosen(METHOD, decides, river, side, far=not texts, texts=settings.column if texts else "")
+
+
+def _said(store: Store, asked: Asked) -> bool:
+    """Whether the archive is one of texts: a column of them is named, or it looks like one."""
+    return asked.ngcg.column != "auto" or holds_texts(store, asked.archive)

@@ -52,6 +52,12 @@ def test_places_have_the_names_that_people_use(geocoder: Geocoder) -> None:
     assert len(geocoder) > 150_000
 
 
+def test_countries_have_the_names_that_towns_say(geocoder: Geocoder) -> None:
+    names = geocode.country_names()
+    assert names["DE"] == "Germany" and names["FJ"] == "Fiji" and len(names) > 200
+    assert {geocoder[row].country for row in range(0, len(geocoder), 50)} <= set(names.values())
+
+
 def test_the_date_line_is_no_border(geocoder: Geocoder) -> None:
     """Compared in degrees, points on both sides of the line get towns on their own side only."""
     west, east = geocoder.nearest([-16.9, -16.9], [179.999, -179.999])

@@ -26,7 +26,7 @@ from geobatch.store import Store
 Floats = NDArray[np.float64]
 
 #: The end of a text's name that says which of an image's several captions it is.
-_CAPTION = re.compile(r"@\d+$")
+_CAPTION = re.compile(r"(?:~\d+)?(?:@\d+)?$")
 
 
 class Points:
