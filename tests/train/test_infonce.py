@@ -14,7 +14,7 @@ from geobatch.errors import UserError
 from geobatch.geo import point
 from geobatch.geo.distance import haversine_km
 from geobatch.train import caching
-from geobatch.train.infonce import Contrast, InfoNCE, distances
+from geobatch.train.infonce import Contrast, InfoNCE, Others, distances, nested
 
 BATCH, SIZE = 12, 6
 
@@ -126,6 +126,53 @@ def test_two_meanings_of_near_contradict() -> None:
         InfoNCE(Contrast(same_km=1.0))(left, right)
 
 
+def further(seed: int = 4, rows: int = 8) -> torch.Tensor:
+    """Rows that belong to no text."""
+    return nn.functional.normalize(torch.randn(rows, SIZE, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def one_way(texts: torch.Tensor, tiles: torch.Tensor, scale: float, numbers: tuple[list[int], list[int]]) -> float:
+    """From the first rows to the second, of which the first len(texts) are their own; what has a text's number is left out."""
+    total = 0.0
+    for i, text in enumerate(texts):
+        seen = [j for j in range(len(tiles)) if j == i or numbers[0][i] != numbers[1][j]]
+        total -= scale * float(text @ tiles[i]) - math.log(sum(math.exp(scale * float(text @ tiles[j])) for j in seen))
+    return total / len(texts)
+
+
+NUMBERS, OTHERS = [0, 1, 2, 1, 3, 4, 5, 0, 6, 7, 8, 9], [2, 20, 21, 7, 22, 2, 23, 0]
+
+
+def test_one_direction_knows_further_negatives_and_leaves_out_the_same_place() -> None:
+    left, right, _ = batch()
+    losses, others = InfoNCE(Contrast(scale=8.0)), further()
+    same, same_others = torch.tensor(NUMBERS), torch.tensor(OTHERS)
+    apart = list(range(100, 100 + BATCH))
+    plainest = losses.towards(left, right)
+    assert plainest.item() == pytest.approx(one_way(left, right, 8.0, (apart, apart)), abs=1e-5)
+    masked = losses.towards(left, right, same)
+    assert masked.item() == pytest.approx(one_way(left, right, 8.0, (NUMBERS, NUMBERS)), abs=1e-5)
+    full = losses.towards(left, right, same, Others(others, same_others, same))
+    assert full.item() == pytest.approx(one_way(left, torch.cat([right, others]), 8.0, (NUMBERS, NUMBERS + OTHERS)), abs=1e-5)
+    assert len({round(each.item(), 4) for each in (plainest, masked, full)}) == 3
+    # Both directions together are the symmetric loss.
+    both = (losses.towards(left, right, same) + losses.towards(right, left, same)) / 2
+    assert both.item() == pytest.approx(losses(left, right, same=same).item(), abs=1e-6)
+    with pytest.raises(ValueError, match="knows no distances"):
+        InfoNCE(Contrast(same_km=1.0)).towards(left, right)
+
+
+def test_nested_losses_are_of_the_first_numbers_renormalised() -> None:
+    left, right, _ = batch()
+    losses = InfoNCE(Contrast(scale=8.0))
+    cut = [(left, right), *((left[:, :d] / left[:, :d].norm(dim=1)[:, None], right[:, :d] / right[:, :d].norm(dim=1)[:, None])
+                            for d in (2, 4))]  # fmt: skip
+    apart = list(range(BATCH))
+    expected = sum(one_way(*pair, 8.0, (apart, apart)) for pair in cut) / 3
+    assert nested(losses.towards, [left, right], (2, 4)).item() == pytest.approx(expected, abs=1e-5)
+    assert torch.equal(nested(losses.towards, [left, right], ()), losses.towards(left, right))
+
+
 def test_distances_are_the_earths() -> None:
     _, _, points = batch(3)
     lat, lon = point.lat_lon(points.double().numpy())
@@ -146,13 +193,18 @@ class Losses(nn.Module):
         super().__init__()
         self.network = model()
         self.pairs, self.places = InfoNCE(Contrast(scale=8.0, same_km=40.0)), InfoNCE(Contrast(scale=8.0, soft_km=60.0))
+        self.texts = InfoNCE(Contrast(scale=8.0))
 
     def embed(self, left: torch.Tensor, right: torch.Tensor) -> list[torch.Tensor]:
         return [nn.functional.normalize(self.network(side), dim=1) for side in (left, right)]
 
     def loss(self, a: torch.Tensor, b: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         same = (points[:, 1] * 100).long() % 5
-        return self.pairs(a, b, points, same) + self.places.between(a, points) + self.places(a, b, points)
+        more = Others(nn.functional.normalize(b + points.repeat(1, 2), dim=1), same + 1, same)  # of this worker's rows alone
+        one_way = nested(
+            lambda *sides: self.texts.towards(*sides[:2], same, more._replace(vectors=sides[2])), [a, b, more[0]], (3,)
+        )
+        return self.pairs(a, b, points, same) + self.places.between(a, points) + self.places(a, b, points) + one_way
 
     def forward(self, left: torch.Tensor, right: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         return self.loss(*self.embed(left, right), points)
@@ -193,7 +245,7 @@ def test_two_workers_have_the_gradients_of_one(tmp_path: Path) -> None:
     for rank in range(2):
         shared = torch.load(tmp_path / f"{rank}.pt")
         for way in ("wrapped", "cached"):
-            assert len(shared[way]) == len(alone) == 7
+            assert len(shared[way]) == len(alone) == 8
             for ours, expected in zip(shared[way], alone, strict=True):
                 assert float(expected.norm()) > 1e-6
                 assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-6), way

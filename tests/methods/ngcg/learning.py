@@ -16,10 +16,8 @@ from PIL import Image
 from geobatch.methods.ngcg import pairs
 from geobatch.schema import PAIRS, empty_columns
 
-WORDS = (
-    "forest desert grassland mountains river lake coast snow tundra islands valley plains delta hills farmland wetland steppe "
-    "plateau bay cliffs beaches capital roads trees"
-).split()
+WORDS = ["forest", "desert", "grassland", "mountains", "river", "lake", "coast", "snow", "tundra", "islands", "valley"]
+WORDS += ["plains", "delta", "hills", "farmland", "wetland", "steppe", "plateau", "bay", "cliffs", "beaches", "trees"]
 
 
 def said(place: int, number: int) -> list[str]:
