@@ -1,7 +1,9 @@
-"""Embeds labelled images and indexes them: the gallery that retrieval searches.
+"""Embeds labelled images, map tiles or texts and indexes them: the gallery that retrieval searches.
 
     python jobs/build_gallery.py --archive .demo/gallery_crops --truth .demo/gallery.csv --encoder .demo/encoder \\
         --output .demo/gallery
+    python jobs/build_gallery.py --archive s3://maps/tiles --places xyz --encoder models/ngcg --output models/tiles
+    python jobs/build_gallery.py --archive test.json --texts caption --places none --encoder models/ngcg --output models/queries
 """
 
 import sys

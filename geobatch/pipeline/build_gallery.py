@@ -33,10 +33,10 @@ from geobatch.store import Store, StoreConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BuildGallery:
-    """Embeds labelled images and indexes them."""
+    """Embeds labelled images, map tiles or texts and indexes them."""
 
     archive: str
-    """Where the images lie, as for the main job."""
+    """Where the images or texts lie, as for the main job."""
     output: str
     """Folder of the gallery. The same command takes up a run that died, or adds what is new in the archive."""
     encoder: str

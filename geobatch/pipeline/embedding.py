@@ -123,7 +123,7 @@ def embedding(asked: Asked, store: Store, workers: int) -> Embedding:
         raise UserError(f"--footprint-km {asked.footprint_km} is no size; give the side of the ground that a tile shows")
     folder = local_folder(store, asked.encoder, "encoder")
     if _is_ngcg(folder):
-        return _ngcg(asked, open_model(store, str(folder)), workers)
+        return _ngcg(asked, open_model(store, asked.encoder), workers)  # its base may lie beside it in the bucket
     if asked.texts or asked.places == "none":
         flag = f"--texts {asked.texts}" if asked.texts else "--places none"
         raise UserError(f"{asked.encoder} is an encoder of images that looks for places; {flag} needs a model of ngcg_train.py")

@@ -33,6 +33,7 @@ from geobatch.engine.gallery.stored import merged
 from geobatch.engine.gps import LocationEncoder
 from geobatch.methods.geoclip.weights import find
 from geobatch.service import Service
+from tests.bench import areas
 
 ROWS = int(os.environ.get("GEOBATCH_GALLERY_ROWS", "1000000"))
 QUERIES, BATCH, K, ROUNDS, SIZE = 2_000, 256, 15, 3, 512
@@ -43,11 +44,11 @@ FEATURES = Path(".bench")
 
 
 def run() -> list[dict[str, object]]:
-    """Each step is a process: features, build, search, append, shards, formless."""
+    """Each step is a process: features, build, search, areas, append, shards, formless."""
     FEATURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FEATURES) as scratch:
         said = {}
-        for step in ("features", "build", "search", "append", "shards", "formless"):
+        for step in ("features", "build", "search", "areas", "append", "shards", "formless"):
             done = subprocess.run(
                 [sys.executable, "-m", "tests.bench.bench_gallery", step, scratch],
                 check=True,
@@ -59,7 +60,8 @@ def run() -> list[dict[str, object]]:
 
 
 def _rows(said: dict[str, dict[str, Any]]) -> list[dict[str, object]]:
-    made, search, more, split, none = (said[step] for step in ("build", "search", "append", "shards", "formless"))
+    made, search, area = (said[step] for step in ("build", "search", "areas"))
+    more, split, none = (said[step] for step in ("append", "shards", "formless"))
     what = f"{ROWS:,} × {SIZE} location features of GeoCLIP"
     return [
         {
@@ -67,12 +69,13 @@ def _rows(said: dict[str, dict[str, Any]]) -> list[dict[str, object]]:
             "rival": "FAISS IndexFlatIP, float32",
             "ratio": search["flat"] / search["ours"],
             "measured": (
-                f"{search['ours']:.3f} ms a query against {search['flat']:.2f}, recall@15 {search['recall']:.4f} on "
-                f"{ASKED:,} queries that the builder never saw; the builder measured: {made['says']}; batches of {BATCH}, 2 "
-                f"threads, median of {ROUNDS} alternating rounds; opening takes {search['open']:.2f} s, peak memory "
-                f"{search['peak']:,} MiB"
+                f"{search['ours']:.3f} ms a query against {search['flat']:.2f}, recall@10 {search['recall10']:.4f} and "
+                f"recall@15 {search['recall']:.4f} on {ASKED:,} queries that the builder never saw; the builder measured: "
+                f"{made['says']}; batches of {BATCH}, 2 threads, median of {ROUNDS} alternating rounds; opening takes "
+                f"{search['open']:.2f} s, peak memory {search['peak']:,} MiB"
             ),
         },
+        *areas.rows(area, what),
         {
             "name": f"appending {APPENDED:,} images to {what}",
             "rival": "building the gallery anew",
@@ -174,10 +177,16 @@ def step_search(scratch: Path) -> dict[str, Any]:
     return {
         "kind": gallery.record["kind"],
         "recall": _recall(rows, truth),
+        "recall10": _recall(rows[:, :10], truth[:, :10]),
         "open": opened,
         "peak": peak,
         **{name: 1e3 * median(each) for name, each in spent.items()},
     }
+
+
+def step_areas(scratch: Path) -> dict[str, Any]:
+    vectors, places = _data()
+    return areas.measured(load(scratch / "gallery"), vectors, np.array(vectors[-QUERIES:]), places[-QUERIES:])
 
 
 def step_append(scratch: Path) -> dict[str, Any]:
@@ -242,6 +251,7 @@ if __name__ == "__main__":
         "features": features,
         "build": step_build,
         "search": step_search,
+        "areas": step_areas,
         "append": step_append,
         "shards": step_shards,
         "formless": step_formless,
