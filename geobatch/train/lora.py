@@ -22,6 +22,7 @@ Not covered: rsLoRA, adapters on embeddings or heads; vLLM refuses the last.
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from typing import Any, Literal, cast
 
 import peft
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geobatch.errors import UserError
@@ -170,6 +171,33 @@ def _lengths(adapted: nn.Module) -> None:
         if (magnitudes := getattr(module, "lora_magnitude_vector", None)) is not None and _ADAPTER in magnitudes:
             weight = cast(Any, module).get_base_layer().weight
             magnitudes[_ADAPTER].weight.data = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64).float()
+
+
+def read(model: nn.Module, folder: Path) -> peft.PeftModel:
+    """`model` (in place) with the adapters that `save` wrote to `folder`, frozen, and with their own alpha.
+
+    peft alone lets an adapter of a deeper base pass, and leaves one of a shallower base half empty.
+
+    Raises:
+        UserError: there is no adapter, or it is of another base.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said better below
+            adapted = peft.PeftModel.from_pretrained(cast(Any, model), str(folder), torch_device="cpu")
+        own = {_outside(name) for name, _ in adapted.named_parameters() if ".lora_" in name}
+        odd = sorted(own ^ load_file(folder / "adapter_model.safetensors").keys())
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{folder} holds no adapter of this base ({_line(error)}); give the base it was trained on") from error
+    if odd:
+        raise UserError(
+            f"{folder} and this base differ in {len(odd)} adapters, {odd[0]} for one; give the base it was trained on"
+        )
+    return adapted
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -162,6 +162,25 @@ def test_what_is_saved_is_the_trained_model_with_its_own_alpha(base: Path, tmp_p
     assert not torch.allclose(hidden(halved, base), expected, atol=1e-2)
 
 
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    small, deep, wide = (tiny.internvl(tmp_path / str(n), width=w, layers=n) for n, w in ((1, 64), (2, 64), (3, 32)))
+    model = trained(small, PUBLISHED)
+    expected = hidden(model, small)
+    lora.save(lora.tensors(model), lora.config_of(model), tmp_path / "small")
+    assert torch.equal(hidden(lora.read(loaded(small), tmp_path / "small").eval(), small), expected)
+    model = trained(deep, PUBLISHED)
+    lora.save(lora.tensors(model), lora.config_of(model), tmp_path / "deep")
+    with pytest.raises(UserError, match=r"differ in 15 adapters, .* give its own base"):
+        lora.read(loaded(deep), tmp_path / "small")
+    with pytest.raises(UserError, match="differ in 15 adapters"):
+        lora.read(loaded(small), tmp_path / "deep")
+    for other in (wide, tiny.smolvlm(tmp_path / "smol")):
+        with pytest.raises(UserError, match="holds no adapter of this base"):
+            lora.read(loaded(other), tmp_path / "deep")
+    with pytest.raises(UserError, match="holds no adapter of this base"):
+        lora.read(loaded(small), tmp_path / "nowhere")
+
+
 def test_adapters_go_back_into_a_model(base: Path) -> None:
     model = trained(base, PUBLISHED)
     expected, kept = hidden(model, base), lora.tensors(model)

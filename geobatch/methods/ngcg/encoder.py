@@ -86,8 +86,8 @@ class Encoder(nn.Module):
             dtype: of the base's weights; adapters are float32.
 
         Raises:
-            UserError: more than one of `adapter`, `lora` and `whole`, another family, no such base, or a base that the
-                encoding does not fit.
+            UserError: more than one of `adapter`, `lora` and `whole`, another family, no such base, an adapter of another
+                base, or a base that the encoding does not fit.
         """
         if (adapter is not None) + (lora is not None) + whole > 1:
             raise UserError("an adapter, fresh LoRA and training whole exclude each other; choose one")
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
             tied = head.weight is model.get_input_embeddings().weight
             head.requires_grad_(tied)  # without logits a head of its own gets no gradient
         if adapter is not None:
-            model = peft.PeftModel.from_pretrained(model, str(adapter))
+            model = adapters.read(model, adapter)
         elif lora is not None:
             model = adapters.attach(model, lora, seed)
         return cls(model, processor, base).to(device).eval()

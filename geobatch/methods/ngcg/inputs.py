@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from geobatch.engine.pixels import Pixels
-from geobatch.errors import Rejection
+from geobatch.errors import Rejection, UserError
 from geobatch.methods.ngcg import families
 from geobatch.methods.ngcg.config import Encoding
 
@@ -50,7 +50,7 @@ class Inputs:
         pixels: the family's scale, mean and deviation.
 
     Raises:
-        UserError: a base of another family, or a side that its image tokens do not cover.
+        UserError: a base of another family, a side that its image tokens do not cover, or more tokens than it takes.
     """
 
     def __init__(self, base: str, encoding: Encoding, config: Any = None) -> None:
@@ -62,6 +62,12 @@ class Inputs:
         self.pixels = Pixels(size=None, scale=said.rescale_factor, mean=tuple(said.image_mean), deviation=tuple(said.image_std))
         self.filter = Image.Resampling(int(said.resample))
         self.prompt = self._ended(self.tokenizer(self.family.prompt(self.side, self.config))["input_ids"])
+        room = self.config.get_text_config().max_position_embeddings
+        if max(encoding.text_tokens, len(self.prompt)) > room:
+            raise UserError(
+                f"{base} takes {room} tokens, not {encoding.text_tokens} of a text or {len(self.prompt)} of a tile; lower "
+                "text_tokens, or the side"
+            )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, as many as are read.

@@ -131,6 +131,13 @@ def test_another_side_is_other_tokens(base: tuple[str, Path], inputs: Inputs) ->
         Inputs(str(base[1]), Encoding(side=6 * unit + 1))
 
 
+def test_more_tokens_than_the_base_takes_are_refused(base: tuple[str, Path], inputs: Inputs) -> None:
+    unit = inputs.family.unit(inputs.config)
+    for encoding in (Encoding(text_tokens=4097), Encoding(side=64 * unit)):
+        with pytest.raises(UserError, match=r"takes 4096 tokens, not .* lower text_tokens, or the side"):
+            Inputs(str(base[1]), encoding)
+
+
 @pytest.mark.parametrize("wrong", [{"text_tokens": 0}, {"text_tokens": 1, "end": True}, {"side": -1}, {"dimensions": -1}])
 def test_an_encoding_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="encode nothing; give at least one token"):
