@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from geobatch.actors import Hands, cluster_gpus, join_cluster, start
@@ -138,7 +139,8 @@ def ngcg_train(config: NgcgTrain) -> dict[str, Any]:
     store = Store(config.store)
     base = resolve(store, config)
     annotations = read(store, config.annotations, config.column, config.grouping)
-    places = batches_of(annotations.numbers, config.tuning.batch, config.tuning.distinct) and len(set(annotations.numbers))
+    batches_of(annotations.numbers, config.tuning.batch, config.tuning.distinct)
+    places = len(np.unique(annotations.numbers))
     say(f"annotations: {len(annotations):,} names of {places:,} places, told apart by {annotations.grouping}")
     source = _source(config, base.side)
     output = Path(config.output).resolve()  # training workers have a directory of their own
