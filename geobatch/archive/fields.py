@@ -55,12 +55,13 @@ class Row(NamedTuple):
     ends: bool = False
 
 
-def fields(titles: Sequence[str], column: str) -> Fields | None:
+def fields(titles: Sequence[str], column: str, *, sole: bool = False) -> Fields | None:
     """The fields of rows with these titles.
 
     Args:
         titles: of all columns.
-        column: title of the one that holds texts, or "auto": the first of `TEXTS`, or a sole column unless it is of URIs.
+        column: title of the one that holds texts, or "auto": the first of `TEXTS`.
+        sole: whether "auto" takes a column that is the only one, unless it is of URIs.
 
     Returns:
         None where there is no such column.
@@ -70,7 +71,7 @@ def fields(titles: Sequence[str], column: str) -> Fields | None:
         text = column if column in titles else plain.get(_plain(column))
     else:
         text = next((plain[name] for name in TEXTS if name in plain), None)
-        if text is None and len(titles) == 1 and "uri" not in plain:
+        if text is None and sole and len(titles) == 1 and "uri" not in plain:
             text = titles[0]
     if text is None:
         return None
@@ -84,7 +85,7 @@ def fields(titles: Sequence[str], column: str) -> Fields | None:
 
 def missing(titles: Sequence[str], column: str) -> str:
     """In words, that rows with these titles have no such column."""
-    said = ", ".join(printable(title)[:40] for title in titles[:12]) + (", …" if len(titles) > 12 else "")
+    said = ", ".join(" ".join(printable(title).split())[:40] for title in titles[:12]) + (", …" if len(titles) > 12 else "")
     wanted = f"{column!r}" if column != "auto" else f"of texts ({', '.join(TEXTS)})"
     return f"no column {wanted}, only {said or 'none at all'}"
 

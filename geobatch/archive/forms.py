@@ -3,7 +3,8 @@
     csv      a header, then rows; comma, semicolon or tab, whichever the header has most of
     jsonl    an object a line, or a text
     json     a list of objects (GeoText-1652: `[{"image_id": …, "caption": …}, …]`), of texts, or a mapping of names to texts
-             (CVG-Text: `{"40.7,-73.9_….png": …}`), to lists of texts, or to objects
+             (CVG-Text: `{"40.7,-73.9_….png": …}`), to lists of texts, or to objects; a file of objects line by line, or of one
+             object that has the column, is read as jsonl
     parquet  a column of strings, of lists of strings, or of bytes
 
 A row that is broken is one rejection: a CSV row of other than the header's number of cells or with quotes where none belong, a
@@ -46,10 +47,11 @@ def titles(store: Store, uri: str, etag: str | None, column: str) -> list[str] |
         Unreadable: the store failed.
     """
     try:
-        found = _titles(store, uri, etag)
+        found = _titles(store, uri, etag, column)
     except (*_DAMAGE, *GONE):
         return None
-    return found if found is not None and fields(found, column) is None else None
+    sole = text_form(uri) in ("csv", "parquet")
+    return found if found is not None and fields(found, column, sole=sole) is None else None
 
 
 def rows(store: Store, uri: str, etag: str | None, column: str) -> Iterator[Row]:
@@ -73,30 +75,45 @@ def rows(store: Store, uri: str, etag: str | None, column: str) -> Iterator[Row]
                 yield from _csv(scan, column)
             elif not scan.peek():
                 yield _end(Rejection("empty", "the file has no rows"))
-            elif text_form(uri) == "jsonl" or scan.objects_follow_each_other():
+            elif text_form(uri) == "jsonl" or _objects(scan, column):
                 yield from _lines(scan, column)
             else:
                 yield from _json(scan, column)
     except (*_DAMAGE, *GONE) as error:
-        broken = Rejection("broken_archive", printable(f"{type(error).__name__}: {error}"))
-        yield _end(fate_of(error) if isinstance(error, GeobatchError) else broken)
+        yield _end(fate_of(error) if isinstance(error, GeobatchError) else _damaged(error))
 
 
 def _end(fate: Rejection) -> Row:
     return Row(None, (fate,), ends=True)
 
 
+def _damaged(error: Exception) -> Rejection:
+    return Rejection("broken_archive", _in_a_line(f"{type(error).__name__}: {error}"))
+
+
 def _broken(words: str) -> Row:
-    return Row(None, (Rejection("not_a_text", printable(words)),))
+    return Row(None, (Rejection("not_a_text", _in_a_line(words)),))
 
 
-def _titles(store: Store, uri: str, etag: str | None) -> list[str] | None:
+def _in_a_line(words: str) -> str:
+    return " ".join(printable(words).split())
+
+
+def _objects(scan: Scan, column: str) -> bool:
+    """Whether a JSON file that begins with a brace holds objects, one or a line each, and is no mapping of names."""
+    if scan.peek() != "{":
+        return False
+    first, followed = scan.ahead()
+    return followed or (isinstance(first, dict) and _fields(tuple(first), column) is not None)
+
+
+def _titles(store: Store, uri: str, etag: str | None, column: str) -> list[str] | None:
     if text_form(uri) == "parquet":
         return _text_columns(_opened(store, uri, etag))
     with Scan(store, uri, etag) as scan:
         if text_form(uri) == "csv":
             return _header(scan)[0] or None
-        if text_form(uri) == "json" and scan.peek() == "{" and not scan.objects_follow_each_other():
+        if text_form(uri) == "json" and scan.peek() == "{" and not _objects(scan, column):
             return None  # a mapping, whose names are titles of nothing
         scan.skip("[")
         first = scan.value()
@@ -118,7 +135,7 @@ def _header(scan: Scan) -> tuple[list[str], Iterator[list[str]]]:
 
 def _csv(scan: Scan, column: str) -> Iterator[Row]:
     heads, cells = _header(scan)
-    found = fields(heads, column)
+    found = fields(heads, column, sole=True)
     if found is None:
         broken = Rejection("broken_archive", missing(heads, column))
         yield _end(broken if heads else Rejection("empty", "the file has no rows"))
@@ -217,7 +234,7 @@ def _names(kind: pa.DataType) -> bool:
 def _parquet(store: Store, uri: str, etag: str | None, column: str) -> Iterator[Row]:
     file = _opened(store, uri, etag)
     texts = _text_columns(file)
-    chosen = fields(texts, column)
+    chosen = fields(texts, column, sole=True)
     if chosen is None:
         yield _end(Rejection("broken_archive", missing(texts, column)))
         return
@@ -234,8 +251,7 @@ def _parquet(store: Store, uri: str, etag: str | None, column: str) -> Iterator[
                     given += 1
                     yield row({name: values[name][at] for name in wanted}, found)
         except _DAMAGE as error:
-            fate = Rejection("broken_archive", printable(f"{type(error).__name__}: {error}"))
-            yield from (Row(None, (fate,)) for _ in range(size - given))
+            yield from (Row(None, (_damaged(error),)) for _ in range(size - given))
 
 
 def _plain_values(values: pa.Array) -> list[Any]:
