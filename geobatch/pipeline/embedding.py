@@ -24,6 +24,7 @@ from geobatch.engine.vision import Vision
 from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
 from geobatch.methods.geotoken.embed import Embed
+from geobatch.methods.ngcg import embed as ngcg
 from geobatch.methods.ngcg.families import FAMILIES
 from geobatch.methods.ngcg.say import Say
 from geobatch.methods.ngcg.serve import Serving
@@ -172,8 +173,6 @@ def _images(asked: Asked, encoder: Path, workers: int) -> Embedding:
 
 
 def _ngcg(asked: Asked, opened: Opened, workers: int) -> Embedding:
-    from geobatch.methods.ngcg import embed as ngcg
-
     if asked.texts and asked.places in ("exif", "geotiff"):
         raise UserError(f"texts have no {asked.places} places; use --places truth, names or none")
     side: Literal["texts", "pictures"] = "texts" if asked.texts else "pictures"

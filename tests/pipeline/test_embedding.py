@@ -108,7 +108,7 @@ def test_tiles_by_ngcg_know_place_size_and_encoder(model: Path, tmp_path: Path) 
 
 
 def test_texts_by_ngcg_without_places(model: Path, tmp_path: Path) -> None:
-    config = asked(model, texts="auto", places="none")
+    config = asked(model, texts="auto", places="none", serving=Serving(dtype="float32"))
     by = embedding(config, Store(), 1)
     assert stages(by) == ["Survey", "Say", "Embed"] and by.archive.texts == "auto"
     names = [f"s3://b/t.csv#{at}" for at in range(4)]

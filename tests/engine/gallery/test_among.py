@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.engine.gallery import GROUP, Gallery, Indexing, append, build, collect, load
+from geobatch.engine.gallery import GROUP, Gallery, Indexing, append, build, collect, ground, load
 from geobatch.engine.gallery.among import Areas
+from geobatch.engine.gallery.ground import Ground
 from geobatch.engine.gallery.index import SHARE
 from geobatch.engine.gallery.sharded import Part, open_sharded, parts
 from geobatch.geo.distance import haversine_km
@@ -233,3 +234,14 @@ class TestFootprints:
         gallery = collect([rows])
         assert gallery.groups_of(["i000000", "i000001"]) == ["a", None]
         assert np.array_equal(gallery.footprints(np.arange(3)), np.array([1, np.nan, 2], np.float32), True)
+
+
+def test_large_circles_are_found_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    lat, lon = smooth(2_000, 8)[1:]
+    lat[::9] = np.nan
+    at, km = np.arange(200), np.geomspace(1, 20_100, 200)
+    small = Ground(lat, lon).within(lat[at], lon[at], km)
+    monkeypatch.setattr(ground, "_MANY", 40)
+    large = Ground(lat, lon).within(lat[at], lon[at], km)
+    assert sum(len(each) > 40 for each in large) > 20
+    assert all(one.tolist() == other.tolist() for one, other in zip(small, large, strict=True))
