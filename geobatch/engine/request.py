@@ -47,11 +47,14 @@ class Request:
         key: stable name, which with the seed decides the draws.
         messages: chat messages in the form of `transformers`' templates; a part {"type": "image"} stands for the picture.
         picture: (H, W, 3) uint8 or None.
+        prompt: what a backend of vectors reads instead of messages, word for word: a text, or its tokens' ids. It holds the
+            model's image token where the picture goes.
     """
 
     key: str
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[Mapping[str, Any]] = ()
     picture: npt.NDArray[np.uint8] | None = None
+    prompt: str | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +115,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request: samples, or a fault."""
+    """What came of a request: samples, a vector (D,) of unit length, or a fault."""
 
     samples: tuple[Sample, ...] = ()
     fault: Rejection | None = None
     prompt_tokens: int = 0
+    vector: npt.NDArray[np.float32] | None = None
 
 
 def engines_fault(fates: Sequence[Rejection | None]) -> Rejection | None:
