@@ -103,16 +103,16 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.batch < 2 or self.hard_negatives < 1:
             raise UserError("a text is found among two tiles at least; give a batch of at least 2 and at least 1 hard negative")
-        for name in ("micro_batch", "warm_up", "weight_decay", "hard_every"):
-            if getattr(self, name) < 0:
+        for name in ("micro_batch", "weight_decay", "hard_every"):
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least 0")
         for name in ("epochs", "learning_rate", "clip", "temperature"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"{name} is {getattr(self, name)}; give more than 0")
-        if (self.steps is not None and self.steps < 1) or self.warm_up >= 1:
-            raise UserError(
-                f"{self.steps} steps, {self.warm_up} of them warm-up, cannot be made; give at least 1 and less than 1"
-            )
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"{self.steps} steps teach nothing; give at least 1")
+        if not 0 <= self.warm_up < 1:
+            raise UserError(f"warm_up is a share of the steps, not {self.warm_up}; give 0 or more, and less than 1")
         if any(size < 1 for size in self.nested) or len(set(self.nested)) != len(self.nested):
             raise UserError(f"vectors cannot be cut to {self.nested} numbers; name each of them once, and at least 1")
 

@@ -29,6 +29,7 @@ from geobatch.train.loop import Worker
 from geobatch.train.lora import LoRA
 from tests.engine.tiny_towers import smolvlm
 from tests.methods.ngcg import learning
+from tests.methods.ngcg.bases import BASES
 
 PLACES = [row // 2 for row in range(28)]
 DORA = LoRA(rank=4, alpha=8, vision=True, targets="ngcg", dora=True, gaussian=True)
@@ -154,6 +155,17 @@ def test_pieces_are_the_whole(world: World, tuning: Tuning) -> None:
     np.testing.assert_allclose(losses(whole), losses(pieces), atol=1e-4)
     assert apart(whole, pieces) < 1e-4
     assert apart(whole, made(world, tuning)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["internvl", "qwen2_5_vl"])
+def test_other_families_learn_the_same_way(world: World, tmp_path: Path, kind: str) -> None:
+    other = str(BASES[kind](tmp_path / "base")), world[1]
+    tuning = replace(QUICK, steps=3, lora=DORA, hard_every=2)
+    whole, pieces = made(other, tuning), made(other, replace(tuning, micro_batch=4))
+    np.testing.assert_allclose(losses(whole), losses(pieces), atol=1e-4)
+    assert apart(whole, pieces) < 1e-4
+    still = [name for name, each in whole.trained.items() if each.grad is None or not each.grad.abs().sum()]
+    assert not still  # every adapter of both towers is reached
 
 
 def shares(world: World, worker: Worker) -> dict[str, Any]:
