@@ -1,0 +1,145 @@
+"""The job that judges retrieval: every benchmark, the figures' files, comparisons, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from geobatch.benchmark.metrics import Interval
+from geobatch.engine import gallery as galleries
+from geobatch.errors import UserError
+from geobatch.pipeline import retrieval as module
+from geobatch.pipeline.retrieval import EvaluateRetrieval, evaluate_retrieval
+from geobatch.schema import GALLERY, empty_columns
+from tests.river.job import said
+
+#: A queries' gallery asks in two dimensions; tiles are directions.
+TILES = ["file:///t/0001/a.jpg", "file:///t/0001/b.jpg", "file:///t/0002/a.jpg", "file:///t/0003/c.jpg"]
+ANGLES = [0, 10, 40, 90]
+TEXTS = ["file:///x.json#0001/a.jpg@1", "file:///x.json#0001/a.jpg@2", "file:///x.json#0002/a.jpg", "file:///x.json#0009/q.jpg"]
+ASKED = [1, 30, 55, 0]
+
+CITY = [f"40.7{north}000,-74.0000000_2019-05_p_d1_z3.png" for north in ("000", "003", "100")]
+
+
+def built(
+    folder: Path, names: list[str], degrees: list[float], places: list[tuple[float, float]] | None = None, **record: str
+) -> str:
+    """A gallery of unit vectors at these angles."""
+    angles = np.radians(np.array(degrees, np.float64))
+    latitude, longitude = zip(*(places or [(np.nan, np.nan)] * len(names)), strict=True)
+    columns = {
+        **empty_columns(list(GALLERY), len(names)),
+        "image_id": names,
+        "uri": names,
+        "latitude": pa.array(latitude, from_pandas=True),
+        "longitude": pa.array(longitude, from_pandas=True),
+        "vector": list(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
+        "status": ["placed"] * len(names),
+    }
+    galleries.build(folder, [pa.table(columns).cast(GALLERY)], **record)
+    return str(folder)
+
+
+def judged(folder: Path, **settings: object) -> dict[str, dict[str, Interval]]:
+    """R@k and L@m by direction and protocol, and all that the run wrote."""
+    config = EvaluateRetrieval(
+        **{"queries": str(folder / "texts"), "gallery": str(folder / "tiles"), "bootstrap": 100, "ks": (1, 2), **settings}  # type: ignore[arg-type]
+    )
+    return {
+        f"{one.direction} {one.protocol}": {
+            **{f"R{k}": round(each.value, 4) for k, each in one.recall.items()},
+            **{f"L{m}": round(each.value, 4) for m, each in one.located.items()},
+        }
+        for one in evaluate_retrieval(config)
+    }  # type: ignore[misc]
+
+
+@pytest.fixture
+def buildings(tmp_path: Path) -> Path:
+    built(tmp_path / "tiles", TILES, list(map(float, ANGLES)), encoder="m1")
+    built(tmp_path / "texts", TEXTS, list(map(float, ASKED)), encoder="m1")
+    return tmp_path
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Path:
+    built(tmp_path / "tiles", [f"file:///sat/{name}" for name in CITY], [0.0, 40.0, 90.0])
+    built(tmp_path / "texts", [f"file:///test.json#{name}" for name in CITY], [0.0, 10.0, 50.0])
+    return tmp_path
+
+
+def test_buildings_by_hand(buildings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # 1° ranks 0 10 40: 0001 first; 30° ranks 40 (0002), 10 (0001); 55° ranks 40 (0002) first; 0009 is not there
+    # back: 0° finds the text at 0° (0009) and then the one at 1°; 10° finds 1° (0001); 40° finds 30° (0001, as 55° is farther)
+    # and then 55° (0002); 0003 has no text
+    found = judged(buildings, benchmark="geotext", output=str(buildings / "out"))
+    assert found == {"t2i all": {"R1": 0.5, "R2": 0.75}, "i2t all": {"R1": 0.25, "R2": 0.75}}
+    out = capsys.readouterr().out
+    assert "t2i, 4 queries among all 4; 1 have nothing to find and count as wrong" in out and "L@" not in out
+    document = json.loads((buildings / "out/retrieval.json").read_text())
+    assert [(one["direction"], one["recall"]["1"]["value"]) for one in document["figures"]] == [("t2i", 0.5), ("i2t", 0.25)]
+    rows = pq.read_table(buildings / "out" / module.TABLE).to_pylist()
+    assert len(rows) == 8 and {row["metres"] for row in rows} == {None}
+    ranks = {row["query"].rpartition("#")[2]: row["rank"] for row in rows if row["direction"] == "t2i"}
+    assert ranks == {"0001/a.jpg@1": 1, "0001/a.jpg@2": 2, "0002/a.jpg": 1, "0009/q.jpg": 0}
+    assert judged(buildings, benchmark="names") == found
+
+
+def test_files_and_places_by_hand(city: Path) -> None:
+    # the second text finds the first tile, 33 m away; the third the second, 1,079 m away
+    found = judged(city, benchmark="cvgtext", nearest=2)
+    everything = {"R1": 0.3333, "R2": 1.0, "L50": 0.6667, "L100": 0.6667, "L150": 0.6667}
+    assert found["t2i all"] == everything
+    # near the third place lie the third tile and the second: the same; near the others the first two
+    assert found["t2i nearest"] == everything
+    assert found["i2t all"]["R1"] == 0.6667  # 0° finds 0°, 40° finds 50° (third), 90° finds 50° (third)
+    assert set(found) == {"t2i all", "t2i nearest", "i2t all", "i2t nearest"}
+    assert set(judged(city, benchmark="cvgtext", nearest=0, both=False)) == {"t2i all"}
+
+
+def test_the_tile_nearest_to_a_place_is_right_and_a_truth_file_says_where(tmp_path: Path) -> None:
+    built(tmp_path / "tiles", ["t/1/0/0.png", "t/1/1/0.png"], [0.0, 90.0], [(50.0, -90.0), (50.0, 90.0)])
+    built(tmp_path / "texts", ["x.csv#a@1", "x.csv#a@2", "x.csv#b", "x.csv#c"], [1.0, 89.0, 80.0, 0.0])
+    with pytest.raises(UserError, match="has a place; give --truth"):
+        judged(tmp_path, benchmark="places")
+    (tmp_path / "truth.csv").write_text("id,lat,lon\na,40,-80\nb,40,80\n")
+    found = judged(tmp_path, benchmark="places", truth=str(tmp_path / "truth.csv"), metres=(2_000_000,), nearest=1)
+    assert found == {
+        "t2i all": {"R1": 0.5, "R2": 0.75, "L2000000": 0.5},
+        "t2i nearest": {"R1": 0.75, "R2": 0.75, "L2000000": 0.75},
+    }
+
+
+def test_another_run_over_the_same_queries_is_compared_in_pairs(buildings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judged(buildings, benchmark="geotext", output=str(buildings / "before"))
+    built(buildings / "texts", TEXTS, [0.0, 5.0, 55.0, 0.0], encoder="m1")
+    judged(buildings, benchmark="geotext", against=str(buildings / "before"), output=str(buildings / "after"))
+    assert "t2i, all, over" in capsys.readouterr().out
+    differences = json.loads((buildings / "after/retrieval.json").read_text())["differences"]
+    assert differences["t2i all"]["1"]["value"] == 0.25 and differences["t2i all"]["2"]["value"] == 0.0
+    built(buildings / "texts", TEXTS[:3], [0.0, 5.0, 55.0], encoder="m1")
+    for against, words in (("before", "judged other queries"), ("nowhere", "is no output of this job")):
+        with pytest.raises(UserError, match=words):
+            judged(buildings, benchmark="geotext", against=str(buildings / against))
+
+
+def test_mistakes_end_in_one_line(buildings: Path) -> None:
+    given = ("--queries", str(buildings / "texts"), "--gallery", str(buildings / "tiles"), "--bootstrap", "100")
+    ended = said(*given, "--benchmark", "cvgtext", "--no-both", job="evaluate_retrieval")
+    assert ended.status == 0 and "R@10" in ended.output  # a.jpg is in both
+    built(buildings / "texts", ["x.json#7/z.jpg"], [1.0], encoder="m1")
+    ended = said(*given, "--benchmark", "geotext", job="evaluate_retrieval")
+    assert ended.status == 2 and "shows what a tile of" in ended.output and ended.output.count("\n") == 1
+    built(buildings / "texts", TEXTS, list(map(float, ASKED)), encoder="m2")
+    ended = said(*given, job="evaluate_retrieval")
+    assert ended.status == 2 and "are of different models; build both with one" in ended.output
+    ended = said("--queries", "/nowhere", "--gallery", str(buildings / "tiles"), job="evaluate_retrieval")
+    assert ended.status == 2 and "there is no gallery folder /nowhere" in ended.output
+    ended = said(*given, "--ks", "0", job="evaluate_retrieval")
+    assert ended.status == 2 and "--ks are from 1" in ended.output
