@@ -115,8 +115,9 @@ def _plain(pixels: Tensor, config: Any) -> dict[str, Tensor]:
 
 def _listed(pixels: Tensor, config: Any) -> dict[str, Tensor]:
     """Idefics takes (N, 1, 3, S, S), and drops a picture whose numbers are all zero as padding: such a one gets a speck."""
-    black = (pixels == 0).flatten(1).all(1)
-    if black.any():
+    suspects = (pixels[:, :, 0, 0] == 0).all(1).nonzero()[:, 0]
+    black = [row for row in suspects.tolist() if not pixels[row].any()]
+    if black:
         pixels = pixels.clone()
         pixels[black, 0, 0, 0] = 1e-6
     return {"pixel_values": pixels.unsqueeze(1)}

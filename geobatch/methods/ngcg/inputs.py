@@ -10,7 +10,11 @@ resized to one square by Pillow with the family's own filter, as published, then
 numbers. `squared` is that first half: a picture that went through it is left as it is by the processors that vLLM runs.
 
 Padding goes to the right, behind what causal attention can see, and nothing depends on that. Against the processors of
-`transformers` on squared pictures: the same tokens, pixels within 1e-6.
+`transformers` on squared pictures: the same tokens, pixels within 1e-6. Given the choice those resize in torch, within 1 level
+of 255 of Pillow, and SmolVLM's to 2,048 pixels before it comes down to 512.
+
+On one core a tile of 512 pixels takes 4 ms to become 448, one of 1,024 pixels 11 ms, one of the right side nothing; scaling and
+cutting 1.4 ms for InternVL, 2.7 for SmolVLM, 4.5 for Qwen. The processors of `transformers` take 6, 22 and 10 ms from 1,024.
 """
 
 from __future__ import annotations
@@ -89,7 +93,8 @@ class Inputs:
     def pictures(self, pictures: Sequence[Picture]) -> Batch:
         """A batch of tiles, (H, W, 3) uint8 of any size."""
         squares = torch.from_numpy(np.stack([self.squared(picture) for picture in pictures])).permute(0, 3, 1, 2)
-        carried = self.family.arranged(self.pixels.normalise(squares.float()), self.config)
+        # Contiguous while it is bytes: the floats inherit the order, and the families cut and fold them.
+        carried = self.family.arranged(self.pixels.normalise(squares.contiguous().float()), self.config)
         return self.padded([self.prompt] * len(pictures)) | carried
 
     def squared(self, picture: Picture) -> Picture:
