@@ -102,7 +102,7 @@ class Telling:
     names: float = 1.0
     """Chance that the nearest city and its country are told, where the landscape has a gazetteer."""
 
-    extras: float = 0.7
+    extras: float = 0.5
     """Chance of each statement that may be left out: height, amount of water, islands, lakes, rivers."""
 
 
@@ -205,15 +205,15 @@ class _Speaker:
         """What prevails on land, and where the next is."""
         ranked = sorted(((float(self.total[name][row]), name) for name in names), reverse=True)
         land = float(self.total["land"][row])
-        nouns = [NOUNS[name][draws.pop() % len(NOUNS[name])] for _, name in ranked[:3]]
+        nouns = [NOUNS[name][draws.pop() % len(NOUNS[name])] for _, name in ranked[:2]]
         draw = draws.pop()
         if ranked[0][0] >= 0.93 * land:
             return _capital(WHOLE[draw % len(WHOLE)].format(noun=nouns[0]))
         said = MOST[draw % len(MOST)].format(noun=nouns[0])
-        for (share, name), noun in zip(ranked[1:3], nouns[1:], strict=True):
-            if share >= 0.07 * land:
-                where = phrase(int(self.said[name][row]), draw // 8 % 6)
-                said += NEXT[draw // 64 % len(NEXT)].format(noun=noun, where=where)
+        share, name = ranked[1]
+        if share >= 0.07 * land:
+            where = phrase(int(self.said[name][row]), draw // 8 % 6)
+            said += NEXT[draw // 64 % len(NEXT)].format(noun=nouns[1], where=where)
         return _capital(said + ".")
 
     def _water(self, row: int, draws: list[int]) -> list[str]:
@@ -257,12 +257,8 @@ def _capital(said: str) -> str:
 
 def _hashes(latitudes: Floats, longitudes: Floats, seed: int) -> list[int]:
     """A number of each place under the seed, whatever stands beside it."""
-    mixed = []
-    for pair in zip(
-        np.float64(latitudes).view(np.uint64).tolist(), np.float64(longitudes).view(np.uint64).tolist(), strict=True
-    ):
-        mixed.append(_mix(_mix(pair[0] + seed) ^ pair[1]))
-    return mixed
+    one, other = (np.array(degrees, np.float64).view(np.uint64).tolist() for degrees in (latitudes, longitudes))
+    return [_mix(_mix(north + seed) ^ east) for north, east in zip(one, other, strict=True)]
 
 
 def _draws(state: int) -> list[int]:
