@@ -27,14 +27,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import peft
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geobatch.errors import UserError
+
+if TYPE_CHECKING:  # 0.6 s or more to import, and settings name LoRA in jobs that never adapt anything
+    import peft
 
 Targets = Literal["projections", "ngcg"]
 
@@ -136,6 +138,8 @@ def attach(model: nn.Module, lora: LoRA, seed: int = 0) -> peft.PeftModel:
     Raises:
         UserError: no names are known for this kind of model, or it has no module of those names.
     """
+    import peft
+
     kind = str(cast(Any, model).config.model_type)
     pattern = lora.pattern(kind)
     if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
@@ -181,6 +185,8 @@ def read(model: nn.Module, folder: Path) -> peft.PeftModel:
     Raises:
         UserError: there is no adapter, or it is of another base.
     """
+    import peft
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said better below
@@ -263,6 +269,8 @@ def save(adapters: dict[str, Tensor], config: peft.LoraConfig, folder: Path) -> 
 
 def config_of(model: nn.Module) -> Any:
     """The adapter's config, wherever in `model` peft put it."""
+    import peft
+
     return next(part.peft_config[_ADAPTER] for part in model.modules() if isinstance(part, peft.PeftModel))
 
 

@@ -18,16 +18,22 @@ from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import GeoToken, Selection, Selector
 from geobatch.methods.geotoken.locate import Locate
 from geobatch.methods.geotoken.model import GeoTokenModel
-from geobatch.pipeline.folder import fingerprint_of_base
+from geobatch.methods.ngcg.area import Area
+from geobatch.methods.ngcg.locate import Locate as Ngcg
+from geobatch.methods.ngcg.serve import Serving
+from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
 from geobatch.pipeline.geolocate import GeolocateBucket
 from geobatch.pipeline.methods import Chosen, choose
+from geobatch.pipeline.ngcg_model import open_model
 from geobatch.schema import GALLERY, empty_columns
 from geobatch.store import Store
+from tests.engine import tiny_towers
 from tests.methods.geotoken.pools import known
+from tests.methods.ngcg import tiles
 
 
 def chosen(model: Path | str, **more: Any) -> Chosen:
-    return choose(Store(None), GeolocateBucket(archive="a", output="o", model=str(model), **more), workers=1)
+    return choose(Store(None), GeolocateBucket(**{"archive": "a", "output": "o", **more}, model=str(model)), workers=1)
 
 
 @pytest.fixture
@@ -148,3 +154,73 @@ def test_methods_that_are_none_or_anothers(student: Path) -> None:
     (student / "geobatch.json").write_text('{"method": "later"}')
     with pytest.raises(UserError, match="this version does not have"):
         chosen(student)
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multimodal LLM as it was published."""
+    return tiny_towers.smolvlm(tmp_path_factory.mktemp("tower") / "model")
+
+
+@pytest.fixture
+def tiled(tower: Path, tmp_path: Path) -> dict[str, Any]:
+    """It with a gallery of its own, and texts; as arguments of `chosen`."""
+    table = tiles.table(tiles.unit(9, seed=0, size=64), *tiles.scattered(9, seed=0))
+    galleries.build(tmp_path / "gallery", [table], encoder=open_model(Store(None), str(tower)).fingerprint)
+    (tmp_path / "texts.csv").write_text("id,caption\na,a river\n")
+    return {"model": tower, "method": "ngcg", "gallery": str(tmp_path / "gallery"), "archive": str(tmp_path / "texts.csv")}
+
+
+def stages(found: Chosen) -> list[str]:
+    return [hands.stage.__name__ for hands in found.river]
+
+
+def test_texts_and_photographs_are_told_apart_by_the_archive_or_by_the_settings(tiled: dict[str, Any], tmp_path: Path) -> None:
+    texts = chosen(**tiled)
+    assert texts.texts == "auto" and stages(texts) == ["Embed", "Match"] and texts.river[0].make["side"] == "texts"
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs/a.jpg").write_bytes(b"")
+    photographs = chosen(**{**tiled, "archive": str(tmp_path / "photographs")})
+    assert photographs.texts == "" and photographs.side == 64 and photographs.river[0].make["side"] == "pictures"
+    (tmp_path / "images.csv").write_text("uri,caption\na.jpg,a river\n")
+    assert chosen(**{**tiled, "archive": str(tmp_path / "images.csv")}).texts == ""
+    assert chosen(**tiled, ngcg=Ngcg(queries="photographs")).texts == ""
+    assert chosen(**tiled, ngcg=Ngcg(column="caption")).texts == "caption"
+    assert chosen(**{**tiled, "archive": "anything"}, ngcg=Ngcg(queries="texts")).texts == "auto"
+
+
+def test_photographs_may_be_described_before_they_are_embedded(tiled: dict[str, Any], student: Path, tmp_path: Path) -> None:
+    base = str(student.parent / "base")
+    photographs = {**tiled, "archive": str(tmp_path)}
+    found = chosen(**photographs, ngcg=Ngcg(queries="photographs", describe=base))
+    assert stages(found) == ["Describe", "Embed", "Match"] and found.side == 896 and found.far
+    assert found.river[1].make["side"] == "texts" and "describes" in found.decides
+    with pytest.raises(UserError, match=r"holds texts, which need no --ngcg\.describe"):
+        chosen(**tiled, ngcg=Ngcg(describe=base))
+    with pytest.raises(UserError, match=r"photographs are described by one"):
+        chosen(**photographs, ngcg=Ngcg(queries="photographs", describe=str(tmp_path)))
+
+
+def test_area_and_tiles_decide_a_row_and_how_it_is_served_does_not(tiled: dict[str, Any], tmp_path: Path) -> None:
+    points = tmp_path / "points.csv"
+    points.write_text("id,lat,lon\na,1,2\n")
+    area = Area(file=str(points), nearest=3)
+    asked = [Ngcg(), Ngcg(k=5), Ngcg(area=Area(box="0,0,9,9")), Ngcg(area=area), Ngcg(serving=Serving(dtype="float32"))]
+    found = [fingerprint(chosen(**tiled, ngcg=each).decides) for each in asked]
+    points.write_text("id,lat,lon\na,1,3\n")
+    found.append(fingerprint(chosen(**tiled, ngcg=Ngcg(area=area)).decides))
+    assert len(set(found)) == len(found)
+    same = [Ngcg(serving=Serving(batch=3)), Ngcg(engines=2)]
+    assert {fingerprint(chosen(**tiled, ngcg=each).decides) for each in same} == {found[0]}
+
+
+def test_a_gallery_of_another_encoder_or_none_is_one_line(tiled: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no gallery is named; give --gallery"):
+        chosen(**{**tiled, "gallery": None})
+    other = tiny_towers.smolvlm(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"is a gallery of another encoder \(of other weights"):
+        chosen(**{**tiled, "model": other})
+    nowhere = np.full(9, np.nan)
+    galleries.build(tmp_path / "gallery", [tiles.table(tiles.unit(9, seed=0, size=64), nowhere, nowhere)])
+    with pytest.raises(UserError, match=r"9 of the 9 tiles .* have no place"):
+        chosen(**tiled)
