@@ -1,8 +1,7 @@
 """The one function that makes a text or a tile into what the network reads, for training, galleries and queries alike.
 
-The released code appends an end-of-text token to what it evaluates and not to what it trains on, and pools at the wrong place
-when the tokenizer pads on the other side. Here there is one `Inputs`, made of the base's files and an `Encoding`, and no other
-way in.
+The released code puts an end-of-text token before what it evaluates and not before what it trains on. Here there is one
+`Inputs`, made of the base's files and an `Encoding`, and no other way in.
 
 A text is its tokens, with whatever the tokenizer adds by itself (nothing, for the three families), cut at `text_tokens`.
 Special tokens that a text spells out ("<image>") stay letters: a caption must not open a picture that is not there. A tile is
