@@ -2,19 +2,19 @@
 
 A step embeds B texts and their B tiles with one network, gathers the tiles of all workers with their gradients, and has each
 text find its own (`geobatch.train.infonce.InfoNCE.towards`). With `micro_batch` a worker's part goes through the network in
-pieces (`geobatch.train.caching`), so that memory bounds a piece and not the batch: the negatives are what makes this loss
-work, and the paper's 10 is what one GPU held. Nothing is wrapped in DistributedDataParallel; gradients are averaged once a
-step, and a weight that no vector depends on is left alone by the optimiser on any number of workers.
+pieces (`geobatch.train.caching`), at one more forward pass, so that memory bounds a piece and not the batch: the negatives are
+what makes this loss work, and the paper's 10 is what one GPU held. Nothing is wrapped in DistributedDataParallel; gradients are
+averaged once a step, and a weight that no vector depends on is left alone by the optimiser on any number of workers.
+
+In float32, losses over four steps are those of a plain loop of torch and peft to 1e-6 (LoRA, DoRA, every weight), two workers
+of 3 are one of 6 to 1e-6 in the losses and to 1e-6 of the largest gradient, pieces are the whole to 2e-6.
 
 What a step does is a function of (seed, step, rank): pairs, texts, changes of tiles, dropout. So a training that was killed
 goes on bit for bit. A checkpoint holds what is trained with its two moments, the best weights so far, the mined negatives and
-the history; not the frozen base.
+the history; not the frozen base. `save` writes the folder of a model but for its card.
 
-`save` writes the folder of a model but for its card: `adapter/` in PEFT's form, or `merged/` where all weights were trained,
-and `history.json`.
-
-Not covered: networks that are spread over workers (`parallel="fsdp"`); dropout and changes of tiles that are the same for any
-number of workers.
+Not covered: networks that are spread over workers; dropout and changes of tiles that are the same for any number of workers;
+captions of different places that read alike, which are negatives here.
 """
 
 from __future__ import annotations

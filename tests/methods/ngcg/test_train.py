@@ -179,8 +179,7 @@ def shares(world: World, worker: Worker) -> dict[str, Any]:
             "losses": found,
             "figures": fit.figures(),
             "gradients": gradients,
-            "weights": fit.state()["weights"],
-            "mined": fit.mined.state(),
+            "state": fit.state(),
         }
     return out
 
@@ -195,21 +194,27 @@ def work(rank: int, world: World, folder: str) -> None:
 
 
 def test_two_workers_are_one(world: World, tmp_path: Path) -> None:
-    """2 x 3 is 1 x 6: losses, gradients, weights, mined negatives and figures; one-way, both ways, nested, in pieces."""
+    """2 x 3 is 1 x 6: losses, gradients, weights, mined negatives and figures; one-way, both ways, nested, in pieces; and one
+    takes up what two began.
+    """
     multiprocessing.spawn(work, (world, str(tmp_path)), nprocs=2)
     alone = shares(world, Worker())
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, expected in alone.items():
         for found in (each[name] for each in both):
             np.testing.assert_allclose(found["losses"], expected["losses"], atol=1e-4)
-            assert torch.equal(found["mined"]["rows"], expected["mined"]["rows"])
-            for part in ("gradients", "weights"):
-                assert found[part].keys() == expected[part].keys()
-                for key, value in expected[part].items():
-                    assert torch.allclose(found[part][key], value, atol=1e-4), (name, part, key)
+            assert torch.equal(found["state"]["mined"]["rows"], expected["state"]["mined"]["rows"])
+            for ours, theirs in ((found, expected), (found["state"], expected["state"])):
+                part = "weights" if "weights" in ours else "gradients"
+                assert ours[part].keys() == theirs[part].keys()
+                for key, value in theirs[part].items():
+                    assert torch.allclose(ours[part][key], value, atol=1e-4), (name, part, key)
         assert both[0][name]["losses"] == both[1][name]["losses"]
         assert both[0][name]["figures"] == both[1][name]["figures"]
-    assert alone["all"]["mined"]["rows"].shape == (1, 6, 2) and len(alone["whole"]["gradients"]) > 50
+    assert alone["all"]["state"]["mined"]["rows"].shape == (1, 6, 2) and len(alone["whole"]["gradients"]) > 50
+    longer = made(world, replace(ALL, steps=4), Validation(every=2, batch=3), held=range(0, 28, 3))
+    longer.restore(both[0]["all"]["state"])
+    assert longer.figures() == both[0]["all"]["figures"] and math.isfinite(longer.advance()) and longer.step == 4
 
 
 # Whatever interrupts it
@@ -337,7 +342,8 @@ def test_the_temperature_is_learnt_or_fixed(world: World) -> None:
 
 
 def test_bfloat16_holds_the_base_and_not_what_is_trained(world: World) -> None:
-    fit = made(world, replace(QUICK, bf16=True, steps=2, micro_batch=3), Validation(batch=4), held=range(4))
+    tuning = replace(QUICK, bf16=True, steps=2, micro_batch=3, lora=replace(DORA, dropout=0.1))
+    fit = made(world, tuning, Validation(batch=4), held=range(4))
     found = losses(fit)
     assert {each.dtype for each in fit.trained.values()} == {torch.float32}
     assert {each.dtype for name, each in fit.encoder.named_parameters() if "lora_" not in name} == {torch.bfloat16}
