@@ -120,7 +120,7 @@ class Fit:
         """One step; returns the loss of the whole batch.
 
         Raises:
-            UserError: the loss is no number.
+            UserError: the loss or its gradient is no number.
         """
         if self.mined.due(self.step):
             self._wait()
@@ -135,18 +135,17 @@ class Fit:
         self._optimiser.zero_grad()
         with self._drawing():
             loss = float(self._backward(drawn))
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss of step {self.step + 1} is {loss}; lower --tuning.learning-rate, or set --tuning.no-bf16"
-            )
         idle = [parameter for parameter in self._parameters if parameter.grad is None]
         caching.averaged(self._parameters)
         for parameter in idle:
             parameter.grad = None
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.tuning.clip)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self.tuning.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            said = f"the loss of step {self.step + 1} is {loss}, its gradient {norm}"
+            raise UserError(f"{said}; lower --tuning.learning-rate or set --tuning.no-bf16")
         self._optimiser.step()
         self.step += 1
-        self.history.append([float(self.step), loss, float(norm), rate, self.temperature])
+        self.history.append([float(self.step), loss, norm, rate, self.temperature])
         if len(self.held) and (self.step == self.steps or self.step % (self.validation.every or self.order.steps(1)) == 0):
             self.validate()
         return loss

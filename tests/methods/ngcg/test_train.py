@@ -360,7 +360,19 @@ def test_what_cannot_be_trained_is_refused(world: World) -> None:
     ):
         with pytest.raises(UserError, match=words):
             made(world, tuning, worker=worker)
+
+
+@pytest.mark.parametrize("what", ["weight", "gradient"])
+def test_a_step_without_numbers_is_not_taken(world: World, what: str) -> None:
     broken = made(world)
-    broken.trained[next(iter(broken.trained))].data.fill_(math.nan)
-    with pytest.raises(UserError, match=r"the loss of step 1 is nan; lower --tuning.learning-rate"):
+    first = next(iter(broken.trained.values()))
+    if what == "weight":
+        first.data.fill_(math.nan)
+    else:
+        first.register_hook(lambda gradient: gradient * math.inf)
+    before = broken.state()["weights"]
+    with pytest.raises(UserError, match=r"the loss of step 1 is .*; lower --tuning.learning-rate"):
         broken.advance()
+    assert broken.step == 0
+    for key, each in broken.state()["weights"].items():
+        assert torch.equal(each.nan_to_num(), before[key].nan_to_num())
