@@ -66,8 +66,8 @@ def card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
         raise UserError(
-            f"{folder} is no geobatch model (it has no {CARD}); make one with jobs/geotoken_train.py or "
-            "jobs/geolocsft_train.py, or add --method geolocsft for a vision-language model as it was published"
+            f"{folder} is no geobatch model (it has no {CARD}); make one with jobs/geotoken_train.py, geolocsft_train.py or "
+            "ngcg_train.py, or add --method geolocsft (to ask it) or ngcg (to search tiles) for a model as it was published"
         )
     found: dict[str, Any] = json.loads(path.read_text())
     return found
