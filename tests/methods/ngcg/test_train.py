@@ -146,6 +146,37 @@ def test_losses_are_those_of_a_plain_loop(world: World, tuning: Tuning) -> None:
     assert all(len(set(each)) == 6 for each in groups) == tuning.distinct
 
 
+def entropies(texts: np.ndarray, tiles: np.ndarray, of_texts: list[int], of_tiles: list[int], scale: float) -> float:
+    """Mean over texts of -log softmax at their own tile, among tiles of other places."""
+    total = 0.0
+    for i, text in enumerate(texts):
+        among = [j for j in range(len(tiles)) if j == i or of_tiles[j] != of_texts[i]]
+        total += math.log(sum(math.exp(scale * float(text @ tiles[j])) for j in among)) - scale * float(text @ tiles[i])
+    return total / len(texts)
+
+
+def test_every_option_together_is_what_it_says(world: World) -> None:
+    """The loss of a step behind a mining: both directions, hard tiles for all texts, three lengths of vectors, learnt scale."""
+    fit = made(world, replace(ALL, micro_batch=4))
+    for _ in range(2):
+        fit.advance()
+    scale = 1 / fit.temperature
+    fit.mined.mine(fit.encoder.eval(), 2, fit.steps, 5)
+    hard = fit.mined.of(2)
+    assert hard is not None
+    rows, turns = fit.order.rows(2)
+    said = [fit.pairs.texts(row)[turn % len(fit.pairs.texts(row))] for row, turn in zip(rows, turns, strict=True)]
+    texts = np.stack([fit.encoder.encode_texts([text])[0] for text in said])
+    shown = [*rows.tolist(), *hard.reshape(-1).tolist()]
+    tiles = np.stack([fit.encoder.encode_pictures([fit.pairs.picture(row)])[0] for row in shown])
+    places = fit.pairs.groups[shown].tolist()
+    expected = 0.0
+    for size in (64, 16, 40):
+        a, b = (each[:, :size] / np.linalg.norm(each[:, :size], axis=1, keepdims=True) for each in (texts, tiles))
+        expected += entropies(a, b, places[:6], places, scale) / 6 + entropies(b[:6], a, places[:6], places[:6], scale) / 6
+    assert fit.advance() == pytest.approx(expected, abs=1e-4)
+
+
 # However it is cut and shared
 
 
