@@ -92,15 +92,15 @@ class Encoder(nn.Module):
         """
         if (adapter is not None) + (lora is not None) + whole > 1:
             raise UserError("an adapter, fresh LoRA and training whole exclude each other; choose one")
+        transformers.utils.logging.disable_progress_bar()
         try:
             processor = Inputs(base, encoding or Encoding())
             model: Any = transformers.AutoModelForImageTextToText.from_pretrained(
                 base, dtype=getattr(torch, dtype), attn_implementation="sdpa"
             )
-        except OSError as error:
-            raise UserError(
-                f"{base} does not load ({str(error).splitlines()[0]}); give a model's folder or hub name"
-            ) from error
+        except (OSError, ValueError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{base} does not load ({said}); give a model's folder or hub name") from error
         model.requires_grad_(whole)
         if whole and (head := model.get_output_embeddings()) is not None:
             tied = head.weight is model.get_input_embeddings().weight

@@ -5,7 +5,7 @@ The released code puts an end-of-text token before what it evaluates and not bef
 
 A text is its tokens, with whatever the tokenizer adds by itself (nothing, for the three families), cut at `text_tokens`.
 Special tokens that a text spells out ("<image>") stay letters: a caption must not open a picture that is not there. A tile is
-resized to one square by Pillow with the family's own filter, as published, then scaled and normalised with the family's
+resized to one square by Pillow with the family's own filter, then scaled and normalised with the family's
 numbers. `squared` is that first half: a picture that went through it is left as it is by the processors that vLLM runs.
 
 Padding goes to the right, behind what causal attention can see, and nothing depends on that. Against the processors of

@@ -261,6 +261,11 @@ def test_half_precision_stays_near(base: Path) -> None:
 def test_what_is_no_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not load .* give a model's folder or hub name"):
         Encoder.load(str(tmp_path / "nowhere"))
+    folder = tiny.internvl(tmp_path / "odd")
+    said = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(said.replace('"model_type": "internvl",', '"model_type": "unheard_of",'))
+    with pytest.raises(UserError, match=r"odd does not load .*unheard_of"):
+        Encoder.load(str(folder))
     with pytest.raises(UserError, match="a 'gemma3' model sees tiles; use a base of"):
         Encoder.load(str(tiny.gemma3(tmp_path / "gemma")))
 
