@@ -9,8 +9,9 @@ which makes its figures incomparable with those of a full gallery, where the sam
 
 The file of points is matched to rows as a truth is (`geobatch.benchmark.truth`); several captions of one image (`…@2`) share
 its line. It may have the columns radius_km and nearest, which go before the settings where they are not empty. "The 100
-nearest" are the gallery's, whatever box or countries then leave of them. A row that the file does not name, or whose area
-holds no tile, is rejected ("no_tile"): searching all tiles for some rows and a hundred for others would mix two questions.
+nearest" are the gallery's, tiles as near as the last of them too, whatever box or countries then leave of them. A row that the
+file does not name, or whose area holds no tile, is rejected ("no_tile"): searching all tiles for some rows and a hundred for
+others would mix two questions.
 
 A tile belongs to the country of its nearest town (`geobatch.engine.geocode`), which beside a border may be the wrong one and at
 sea is the nearest shore's. Boxes and countries are worked out once an actor (a million tiles: about a second), points once a
@@ -153,18 +154,21 @@ class Bounds:
         return out
 
     def _about(self, latitude: Floats, longitude: Floats, radius_km: Floats, nearest: Rows) -> list[Rows | None]:
-        """Rows about each of N points, within the box and the countries."""
+        """Rows about each of N points, within the box and the countries.
+
+        The n nearest are what lies as near as the nth, so that tiles of one spot are in or out together.
+        """
+        reach = np.where(radius_km > 0, radius_km, np.inf)
+        counted = np.flatnonzero(nearest > 0)
+        if len(counted):
+            km, _ = self.gallery.near(latitude[counted], longitude[counted], int(nearest[counted].max()))
+            last = np.minimum(nearest[counted], km.shape[1]) - 1
+            reach[counted] = np.minimum(reach[counted], km[np.arange(len(counted)), last])
+        bounded = np.flatnonzero(np.isfinite(reach))
         near: list[Rows | None] = [self.fixed] * len(latitude)
-        first = np.flatnonzero(nearest > 0)
-        if len(first):
-            _, rows = self.gallery.near(latitude[first], longitude[first], int(nearest[first].max()))
-            for at, found in zip(first.tolist(), rows, strict=True):
-                near[at] = self._inside(np.sort(found[: nearest[at]]))
-        round_it = np.flatnonzero(radius_km > 0)
-        circles = self.gallery.within(latitude[round_it], longitude[round_it], radius_km[round_it]) if len(round_it) else []
-        for at, found in zip(round_it.tolist(), circles, strict=True):
-            known = near[at] if nearest[at] > 0 else None
-            near[at] = self._inside(np.sort(found)) if known is None else np.intersect1d(known, found)
+        circles = self.gallery.within(latitude[bounded], longitude[bounded], reach[bounded]) if len(bounded) else []
+        for at, found in zip(bounded.tolist(), circles, strict=True):
+            near[at] = self._inside(np.sort(found))
         return near
 
     def _inside(self, rows: Rows) -> Rows:

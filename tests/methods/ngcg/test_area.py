@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geobatch.engine import gallery as galleries
 from geobatch.engine.gallery import Gallery
 from geobatch.engine.geocode import Geocoder
 from geobatch.errors import Rejection, UserError
@@ -75,6 +76,17 @@ def test_about_each_rows_point_are_its_nearest_and_what_a_radius_holds(gallery: 
             assert set(both[row]) == expected
         else:
             assert isinstance(both[row], Rejection) and both[row].reason == "no_tile"
+
+
+def test_tiles_of_one_spot_are_among_the_nearest_together(tmp_path: Path) -> None:
+    latitude, longitude = np.array([0.0, 1.0, 1.0, 1.0, 2.0]), np.zeros(5)
+    gallery = galleries.build(tmp_path / "gallery", [tiles.table(tiles.unit(5, seed=1), latitude, longitude)])
+    file = written(tmp_path, ["a,0,0", "b,5,0"])
+    one, other = Bounds(Area(file=file, nearest=2), gallery, Store(None)).of(["a", "b"])
+    assert one is not None and other is not None
+    assert one.tolist() == [0, 1, 2, 3] and other.tolist() == [1, 2, 3, 4]
+    (all_of_it, _) = Bounds(Area(file=file, nearest=99), gallery, Store(None)).of(["a", "b"])
+    assert all_of_it is not None and all_of_it.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_every_tile_may_be_found_where_nothing_bounds_it(gallery: Gallery) -> None:

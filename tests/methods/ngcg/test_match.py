@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from geobatch.benchmark.exact import Held
+from geobatch.benchmark.retrieval import Side, retrieval
 from geobatch.engine import gallery as galleries
 from geobatch.engine.gallery import RECORD, Gallery
 from geobatch.errors import UserError
@@ -67,6 +69,24 @@ def test_an_area_narrows_the_search_and_one_without_tiles_is_one_rejection(
     box = Match(str(folder), k=200, area=Area(box="0,-180,90,180"))(tiles.asking(queries)).to_pylist()
     north = int(np.sum(gallery.latitude >= 0))
     assert all(len(row["candidates"]) == north and all(each["latitude"] >= 0 for each in row["candidates"]) for row in box)
+
+
+def test_the_nearest_are_the_published_protocols(made: tuple[Path, Gallery, np.ndarray], tmp_path: Path) -> None:
+    """CVG-Text's, as `geobatch.benchmark.retrieval` ranks them: the job's best tile is that protocol's first."""
+    folder, gallery, _ = made
+    queries, (latitude, longitude) = tiles.unit(40, seed=8), tiles.scattered(40, seed=8)
+    latitude[:20], longitude[:20] = gallery.latitude[:20], gallery.longitude[:20]  # as the true tile's centre is
+    lines = [
+        f"q{row},{lat!r},{lon!r}" for row, (lat, lon) in enumerate(zip(latitude.tolist(), longitude.tolist(), strict=True))
+    ]
+    (tmp_path / "truth.csv").write_text("\n".join(["image_id,latitude,longitude", *lines]))
+    asked, held = Side(Held(queries), None, latitude, longitude), Side(gallery, None, gallery.latitude, gallery.longitude)
+    judged = retrieval(asked, held, protocol="nearest", nearest=15)
+    done = Match(str(folder), k=3, area=Area(file=str(tmp_path / "truth.csv"), nearest=15))(tiles.asking(queries)).to_pylist()
+    assert [row["neighbours"][0]["image_id"] for row in done] == [f"t{tile:03d}" for tile in judged.first]
+    assert [row["score"] for row in done] == pytest.approx(judged.similarity, abs=1e-5)
+    wide = retrieval(asked, held, protocol="all")
+    assert (wide.first != judged.first).any(), "the area narrowed nothing"
 
 
 def test_a_row_that_fails_elsewhere_passes_by(made: tuple[Path, Gallery, np.ndarray]) -> None:
