@@ -16,12 +16,16 @@ A pass is a function of (seed, number), whoever asks; where pairs wait, the sele
 ms each for 50,000 pairs). A tile of several texts shows them in turn, from a random one on. Workers take every W-th pair of a
 batch. Changes of pictures are a function of (seed, step, rank), so with them two workers are not one.
 
-Not covered: places that are near and have different numbers.
+Two places of which the same is said, word for word, are no negatives of each other either (`Drawn.words`): "open sea" does not
+tell them apart.
+
+Not covered: places that are near and have different numbers; texts that mean the same in other words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -162,11 +166,13 @@ class Drawn:
         pieces: of b pairs together.
         groups: (b,) the pairs' places.
         others: (b, h) the places of each pair's hard tiles.
+        words: (b,) a number for each text; equal ones read alike.
     """
 
     pieces: list[Piece]
     groups: Tensor
     others: Tensor
+    words: Tensor
 
 
 class Batches:
@@ -203,7 +209,8 @@ class Batches:
             for at in range(0, len(rows), size)
         ]
         groups = self.pairs.groups
-        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]))
+        marks = [int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True) for text in texts]
+        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]), torch.tensor(marks))
 
     def text(self, row: int, turn: int) -> str:
         """The text of a pair whose turn it is."""

@@ -92,7 +92,7 @@ class Tuning:
     augment: Augment | None = None
     """How training tiles are changed; None: not at all."""
     distinct: bool = True
-    """Whether no batch shows a place twice; without it, tiles of a text's own place are among its negatives."""
+    """Whether no batch shows a place twice, nor tells texts apart that read alike; without it such tiles are negatives."""
     hard_every: int = 0
     """Steps between searches for the tiles most like each text, which become its negatives beside the batch's; 0: none."""
     hard_negatives: int = 1

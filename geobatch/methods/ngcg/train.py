@@ -13,8 +13,7 @@ What a step does is a function of (seed, step, rank): pairs, texts, changes of t
 goes on bit for bit. A checkpoint holds what is trained with its two moments, the best weights so far, the mined negatives and
 the history; not the frozen base. `save` writes the folder of a model but for its card.
 
-Not covered: networks that are spread over workers; dropout and changes of tiles that are the same for any number of workers;
-captions of different places that read alike, which are negatives here.
+Not covered: networks that are spread over workers; dropout and changes of tiles that are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -252,7 +251,7 @@ class Fit:
     def _loss(self, drawn: Drawn, vectors: Sequence[Tensor]) -> Tensor:
         texts, tiles = vectors
         groups, others = drawn.groups.to(self.device), drawn.others.to(self.device)
-        same = groups if self.tuning.distinct else None
+        same = drawn.words.to(self.device) if self.tuning.distinct else None  # its places are distinct as it is
 
         def loss(texts: Tensor, own: Tensor, hard: Tensor) -> Tensor:
             more = Others(hard.flatten(0, 1), others.flatten(), groups) if others.numel() else None

@@ -185,11 +185,12 @@ def test_workers_share_a_batch_and_pieces_a_workers_part(world: tuple[Encoder, P
     assert alone.groups.tolist() == pairs.groups[rows].tolist() and alone.others.tolist() == pairs.groups[hard].tolist()
     texts = [pairs.texts(int(row))[turn % len(pairs.texts(int(row)))] for row, turn in zip(rows, turns, strict=True)]
     assert torch.equal(piece.texts["input_ids"], world[0].texts(texts)["input_ids"])
+    assert len(set(alone.words.tolist())) == len(set(texts)) == 6
     shown = [pairs.picture(int(row)) for own, more in zip(rows, hard, strict=True) for row in (own, *more)]
     assert torch.equal(piece.tiles["pixel_values"], world[0].pictures(shown)["pixel_values"])
     for rank in range(2):
         part = read(world, Tuning(batch=6, micro_batch=2), Worker(rank, 2)).read(3, hard)
-        assert part.groups.tolist() == alone.groups[rank::2].tolist()
+        assert part.groups.tolist() == alone.groups[rank::2].tolist() and part.words.tolist() == alone.words[rank::2].tolist()
         assert [len(each.texts["input_ids"]) for each in part.pieces] == [2, 1]
         pixels = torch.cat([each.tiles["pixel_values"] for each in part.pieces])
         every = piece.tiles["pixel_values"]

@@ -177,6 +177,20 @@ def test_every_option_together_is_what_it_says(world: World) -> None:
     assert fit.advance() == pytest.approx(expected, abs=1e-4)
 
 
+def test_texts_that_read_alike_are_not_told_apart(tmp_path: Path, world: World) -> None:
+    rows = learning.table(list(range(6)))
+    texts = [["snow"], ["a lake"], ["snow"], ["a bay"], ["hills"], ["snow"]]
+    learning.pairs.write([rows.set_column(rows.column_names.index("texts"), "texts", [texts])], tmp_path / "pairs.arrow")
+    for distinct in (True, False):
+        fit = made((world[0], tmp_path / "pairs.arrow"), replace(QUICK, symmetric=True, distinct=distinct))
+        order = fit.order.rows(0)[0]
+        said = np.stack([fit.encoder.encode_texts(fit.pairs.texts(row))[0] for row in order])
+        shown = np.stack([fit.encoder.encode_pictures([fit.pairs.picture(row)])[0] for row in order])
+        words = [{"snow": 0}.get(fit.pairs.texts(row)[0], 1 + row) if distinct else row for row in order.tolist()]
+        both = entropies(said, shown, words, words, 1 / 0.03) + entropies(shown, said, words, words, 1 / 0.03)
+        assert fit.advance() == pytest.approx(both / 2, abs=1e-4)
+
+
 # However it is cut and shared
 
 
