@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geobatch.actors import cores
-from geobatch.engine.gallery import load, read_record
-from geobatch.engine.gallery.sharded import Part, check_cut, open_sharded, parts
+from geobatch.engine.gallery import load
+from geobatch.engine.gallery.members import members
+from geobatch.engine.gallery.sharded import open_sharded
 from geobatch.engine.surface import Surface
 from geobatch.methods.geotoken.neighbours import find
 from geobatch.methods.geotoken.tables import vectors
@@ -49,13 +49,13 @@ class Retrieve(Stage):
         if not shards:
             self.gallery = load(Path(gallery), gpu=gpu, fingerprint=fingerprint)
             return
-        self.parts = held(gallery, shards, fingerprint)
+        self.parts = members(gallery, shards, fingerprint)
         self.gallery = open_sharded(Path(gallery), self.parts.ask, fingerprint)
 
     @classmethod
     def services(cls, gallery: str, shards: int = 0, fingerprint: str | None = None, **_: Any) -> list[Service]:
         """What the stage asks, given the arguments of its constructor (`geobatch.service.serving`)."""
-        return [held(gallery, shards, fingerprint)] if shards else []
+        return [members(gallery, shards, fingerprint)] if shards else []
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `vector`, (N, D) unit vectors as lists."""
@@ -75,17 +75,3 @@ class Retrieve(Stage):
         offsets = np.arange(count + 1, dtype=np.int32) * flat.shape[1]
         lists = pa.ListArray.from_arrays(offsets, pa.array(flat.ravel()))
         return table.append_column(self.adds[0], near).append_column(self.adds[1], lists)
-
-
-def held(gallery: str, shards: int, fingerprint: str | None = None) -> Service:
-    """The gallery's parts as actors, by a name that says which rows they answer with.
-
-    Raises:
-        UserError: no gallery, one that is never cut, or one that has another fingerprint than was given.
-    """
-    record = read_record(Path(gallery), fingerprint)
-    check_cut(record, shards)
-    threads = max(1, cores() // shards)
-    return Service(
-        f"gallery-{record['fingerprint'][:16]}-{shards}", Part, parts(gallery, shards, threads, record["fingerprint"])
-    )

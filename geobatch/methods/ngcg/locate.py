@@ -53,12 +53,16 @@ class Locate:
     """Copies of it at most, each on GPUs of its own."""
     serving: Serving = field(default_factory=Serving)
     """How the encoder is served."""
+    shards: int = 0
+    """Actors that hold a part of the gallery each, for one that outgrows a machine's memory; 0: Match opens all of it."""
     gallery_gpus: float = 0.0
-    """GPUs of the Match actor; above 0 the gallery is searched there, where FAISS is built for it."""
+    """GPUs of the Match actor; above 0 the gallery is searched there, where FAISS is built for it. Not with `shards`."""
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.engines < 1:
             raise UserError(f"{self.k} candidates by {self.engines} engines are none; give at least 1 of both")
+        if self.shards and self.gallery_gpus:
+            raise UserError("shards of a gallery are searched on the CPU; ask for shards or for gallery-gpus, not for both")
         if self.describe and self.queries == "texts":
             raise UserError("texts need no --ngcg.describe, which puts photographs into words; leave one out")
 
@@ -102,6 +106,7 @@ def river(
         "store": store,
         "fingerprint": read_record(gallery)["fingerprint"],
         "gpu": settings.gallery_gpus > 0,
+        "shards": settings.shards,
     }
     stages.append(Hands(stage=Match, make=match, gpus=settings.gallery_gpus))
     return stages

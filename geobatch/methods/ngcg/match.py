@@ -16,15 +16,19 @@ evaluate_retrieval.py, and refused here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from geobatch.engine.gallery import Gallery, Rows, Vectors, load
+from geobatch.engine.gallery.members import members
+from geobatch.engine.gallery.sharded import open_sharded
 from geobatch.errors import Rejection, UserError
 from geobatch.methods.ngcg.area import Area, Bounds
 from geobatch.schema import CANDIDATES, LOCATED, NEIGHBOURS, SAID
+from geobatch.service import Service
 from geobatch.stage import Stage, rejected
 from geobatch.store import Store, StoreConfig
 
@@ -38,10 +42,12 @@ class Match(Stage):
         area: where rows may be found; None: anywhere.
         store: reaches the area's file of points.
         fingerprint: that the gallery must have, so that a run is not made of two; None: any.
-        gpu: search on the GPU that this process sees, where FAISS is built for one.
+        gpu: search on the GPU that this process sees, where FAISS is built for one; parts search on the CPU.
+        shards: actors that hold a part of the gallery each; 0: this stage opens all of it.
 
     Raises:
-        UserError: no gallery, one without places, one that changed since the run began, or an area that holds no tile.
+        UserError: no gallery, one without places, one that changed since the run began or is never cut, or an area that holds
+            no tile.
     """
 
     drops = ("vector",)
@@ -55,10 +61,21 @@ class Match(Stage):
         store: StoreConfig | None = None,
         fingerprint: str | None = None,
         gpu: bool = False,
+        shards: int = 0,
     ) -> None:
-        self.gallery, self.k = load(Path(gallery), gpu=gpu, fingerprint=fingerprint), k
+        self.k = k
+        if shards:
+            self.parts = members(gallery, shards, fingerprint)
+            self.gallery = open_sharded(Path(gallery), self.parts.ask, fingerprint)
+        else:
+            self.gallery = load(Path(gallery), gpu=gpu, fingerprint=fingerprint)
         placed(self.gallery, gallery)
         self.bounds = Bounds(area, self.gallery, Store(store)) if area is not None and area != Area() else None
+
+    @classmethod
+    def services(cls, gallery: str, shards: int = 0, fingerprint: str | None = None, **_: Any) -> list[Service]:
+        """What the stage asks, given the arguments of its constructor (`geobatch.service.serving`)."""
+        return [members(gallery, shards, fingerprint)] if shards else []
 
     def work(self, table: pa.Table) -> pa.Table:
         """Needs `vector`, unit vectors (N, D) as lists, and `image_id` where there is an area of each row's own.

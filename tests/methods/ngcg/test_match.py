@@ -71,6 +71,19 @@ def test_an_area_narrows_the_search_and_one_without_tiles_is_one_rejection(
     assert all(len(row["candidates"]) == north and all(each["latitude"] >= 0 for each in row["candidates"]) for row in box)
 
 
+def test_a_gallery_in_parts_answers_as_the_whole(made: tuple[Path, Gallery, np.ndarray]) -> None:
+    folder, gallery, _ = made
+    queries = tiles.asking(tiles.unit(6, seed=5))
+    assert not Match.services(str(folder)) and len(Match.services(str(folder), shards=3)[0].make) == 3
+    for area in (Area(), Area(box="0,-180,90,180")):
+        whole = Match(str(folder), k=8, area=area)(queries)
+        parts = Match(str(folder), k=8, area=area, shards=3, fingerprint=gallery.fingerprint)
+        try:
+            assert parts(queries).equals(whole)
+        finally:
+            parts.parts.stop()
+
+
 def test_the_nearest_are_the_published_protocols(made: tuple[Path, Gallery, np.ndarray], tmp_path: Path) -> None:
     """CVG-Text's, as `geobatch.benchmark.retrieval` ranks them: the job's best tile is that protocol's first."""
     folder, gallery, _ = made
