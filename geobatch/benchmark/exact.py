@@ -6,7 +6,7 @@ vector scores like chance. Memory is two blocks of vectors and one of similariti
 tile is compared with what a query already has, and only what beats the last of that is sorted.
 
 `Centres.near` gives the candidates of CVG-Text's protocol: the 100 tiles nearest to a query's true place. Where several are
-as far as the hundredth, all of them belong, so that the answer does not depend on the order of a file.
+as far as the hundredth, to a millimetre, all of them belong, so that the answer does not depend on the order of a file.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Vectors = NDArray[np.float32]
 _QUERIES, _TILES = 512, 8192
 #: Pairs compared at once where each query has tiles of its own, and tiles looked up beyond those asked for.
 _PAIRS, _SPARE = 8192, 8
+#: Kilometres by which distances are equal: east and west of a place, they differ in the last digits.
+_EQUAL = 1e-6
 
 
 class Views(Protocol):
@@ -124,7 +126,7 @@ class Centres:
         width = min(count + _SPARE, len(self._rows))
         _, found = self._tree.query(unit_vectors(latitude, longitude), k=np.arange(1, width + 1))
         km = haversine_km(latitude[:, None], longitude[:, None], self._latitude[found], self._longitude[found])
-        limit = np.sort(km, axis=1)[:, min(count, width) - 1]
+        limit = np.sort(km, axis=1)[:, min(count, width) - 1] + _EQUAL
         for at, query in enumerate(known):
             rows, far = found[at], km[at]
             if width < len(self._rows) and far.max() <= limit[at]:  # there may be more that are as far

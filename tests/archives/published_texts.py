@@ -56,7 +56,8 @@ def captions(picture: Pictures, count: int = 3) -> list[str]:
     height, width = (side // 3 for side in picture.shape[:2])
     ninths = picture[: 3 * height, : 3 * width].reshape(3, height, 3, width, 3).mean(axis=(1, 3)).reshape(9, 3)
     said = [f"{_colour(colour)} in the {where}" for where, colour in zip(_NINTHS, ninths, strict=True)]
-    return [_OPENINGS[at % 3].format(", ".join(said[at:] + said[:at])) for at in range(count)]
+    mean = " ".join(str(round(float(level))) for level in picture.mean(axis=(0, 1)))  # no two pictures read alike
+    return [f"{_OPENINGS[at % 3].format(', '.join(said[at:] + said[:at]))} On the whole {mean}." for at in range(count)]
 
 
 def _colour(colour: NDArray[np.float64]) -> str:

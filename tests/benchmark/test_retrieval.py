@@ -120,7 +120,7 @@ def test_equal_to_a_slow_loop(seed: int, asked: int, held: int, protocol: module
         rows = list(range(held))
         if protocol == "nearest":
             known = sorted(each for each in far if not np.isnan(each))
-            limit = known[min(nearest, len(known)) - 1] if known else -1.0
+            limit = known[min(nearest, len(known)) - 1] + 1e-3 if known else -1.0
             rows = [row for row in rows if far[row] <= limit]
         mine = queries.views.vectors(np.array([at]))[0]
         rows.sort(key=lambda row: (-float(np.dot(mine, tiles.views.vectors(np.array([row]))[0])), row))
