@@ -1,5 +1,5 @@
-"""Vectors that know their place, and the three questions asked of them: what looks like this, what lies
-near here, where is row i.
+"""Vectors that know their place, and the three questions asked of them: what looks like this (within an area, if asked),
+what lies near here, where is row i.
 
 A gallery on disk is a folder whose record names its files (`record`). Rows are sorted by image_id, so the same images give the
 same rows in whatever order their parts were written; what is appended later follows behind. Everything is mapped into memory:

@@ -8,19 +8,25 @@ from typing import Protocol
 
 import numpy as np
 
-from geobatch.engine.gallery.index import SHARE, Index
+from geobatch.engine.gallery.index import Index
 from geobatch.engine.gallery.stored import Rows, Stored, Vectors
 
 
 class Finder(Protocol):
-    """Finds rows by vector and vectors by row. Rows count over the whole gallery."""
+    """Finds rows by vector and vectors by row. Rows count over the whole gallery.
+
+    Attributes:
+        indexed: whether `search` is much faster than a product with all rows.
+    """
+
+    indexed: bool
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """The k best rows for each query (N, W) of searched columns: similarities and rows, (N, k), best first."""
         ...
 
     def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
-        """As `search`, of `rows` (n,) only, rising; where they give fewer, fewer columns, or -inf and -1 at the end."""
+        """As `search`, exact, of `rows` (n,) only, which rise; min(k, n) columns."""
         ...
 
     def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
@@ -45,6 +51,7 @@ class Local:
 
     def __init__(self, stored: Stored, kind: str = "flat", opens: Callable[[], Index] | None = None) -> None:
         self.stored, self.kind, self._opens = stored, kind, opens
+        self.indexed = opens is not None
 
     @cached_property
     def index(self) -> Index | None:
@@ -58,10 +65,8 @@ class Local:
         return self.index.search(queries, k, self.stored)
 
     def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
-        """As `Finder.among`; an index is asked where it pays."""
-        if len(rows) < SHARE * len(self.stored) or self.index is None:
-            return self.stored.search_rows(queries, rows, k)
-        return self.index.among(queries, rows, k, self.stored)
+        """As `Finder.among`."""
+        return self.stored.search_rows(queries, rows, k)
 
     def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
         """As `Finder.rank`."""

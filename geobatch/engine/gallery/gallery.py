@@ -99,8 +99,9 @@ class Gallery:
             exclude_ids: one image_id (or None) for each vector that must not be among its rows: itself, in training.
             exclude_groups: one group (or None) for each vector none of whose rows must be among its rows.
             exclude_above: rows at least so similar are taken for the same scene and left out.
-            among: for each vector the rows it may find, None for all (`geobatch.engine.gallery.among`). Exact, but where a
-                fifth of the gallery or more is left and it has an index. Vectors that share an area pass the same array.
+            among: for each vector the rows it may find, None for all (`geobatch.engine.gallery.among`). Exact, but where
+                a tenth of the gallery or more is left and it has an index: then as exact as that. Vectors that share an area
+                should pass the same array.
 
         Returns:
             similarities (N, k) float32, the mean of the searched views' cosines, and rows (N, k); fewer columns than k where

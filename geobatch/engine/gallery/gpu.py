@@ -41,6 +41,8 @@ class OnGpu:
         local: the same on the CPU; vectors are looked up there, and what the GPU cannot do is done there.
     """
 
+    indexed = True
+
     def __init__(self, local: Local) -> None:
         self.local = local
 

@@ -26,13 +26,9 @@ from geobatch.engine.gallery.stored import BLOCK, Rows, Stored, Vectors
 
 Kind = Literal["auto", "flat", "ivf", "hnsw", "pq"]
 
-#: Of the gallery's rows that a search must be allowed to find, for an index to be faster than a product with them all.
-SHARE = 0.2
-
 #: Neighbours that recall is measured for, the paper's M; asked for fewer, an index nominates as for so many.
 NEIGHBOURS = 15
 
-_FAISS: Any = faiss  # its stubs do not know what SWIG adds to constructors
 _PER_CELL = 40  # training rows a centre; FAISS warns below 39
 _EDGES = 24  # of a node in the graph
 
@@ -86,39 +82,6 @@ class Index:
                 return exact
             similarities[short], rows[short] = exact
         return similarities, rows
-
-    def among(self, queries: Vectors, rows: Rows, k: int, stored: Stored) -> tuple[Vectors, Rows]:
-        """As `Stored.search_rows`; the effort is raised by as much as the rows are fewer than the index holds."""
-        nominated = self.nominated_among(queries, rows, k, len(stored))
-        similarities, found = stored.rank(queries, nominated, k)
-        wanted = min(k, len(rows))
-        short = np.flatnonzero((found[:, :wanted] < 0).any(axis=1)) if found.shape[1] >= wanted else np.arange(len(found))
-        if len(short):
-            exact = stored.search_rows(np.ascontiguousarray(queries[short]), rows, k)
-            if len(short) == len(found):
-                return exact
-            similarities, found = similarities[:, :wanted], found[:, :wanted]
-            similarities[short], found[short] = exact
-        return similarities, found
-
-    def nominated_among(self, queries: Vectors, rows: Rows, k: int, size: int) -> Rows:
-        """As `candidates`, of the given rows only.
-
-        Args:
-            size: rows of the whole gallery, one more than the largest id.
-        """
-        allowed = np.zeros(size, np.bool_)
-        allowed[rows] = True
-        only = _FAISS.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        raised = int(np.ceil(self.probes * max(1.0, self.faiss.ntotal / max(len(rows), 1))))
-        if self.kind == "hnsw":
-            params = _FAISS.SearchParametersHNSW(sel=only, efSearch=raised)
-        else:
-            cells_there = faiss.extract_index_ivf(self.faiss).nlist
-            params = _FAISS.SearchParametersIVF(sel=only, nprobe=min(raised, cells_there))
-        width = min(self.refine * max(k, NEIGHBOURS), len(rows))
-        found: Rows = self.faiss.search(queries, width, params=params)[1]
-        return found
 
     def add(self, rows: Rows, vectors: Vectors) -> None:
         """Takes in more rows without moving what it learnt."""

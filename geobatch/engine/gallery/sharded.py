@@ -20,7 +20,7 @@ import numpy as np
 
 from geobatch.engine.gallery.files import open_index, open_places, open_stored
 from geobatch.engine.gallery.gallery import Gallery
-from geobatch.engine.gallery.index import SHARE, Index
+from geobatch.engine.gallery.index import Index
 from geobatch.engine.gallery.record import read_record
 from geobatch.engine.gallery.stored import Rows, Vectors, merged
 from geobatch.errors import UserError
@@ -64,9 +64,7 @@ class Part:
     def among(self, queries: Vectors, rows: Rows, k: int) -> tuple[Vectors, Rows]:
         """As `Finder.among` over this part."""
         own = rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.last)]
-        if self.index is None or len(own) < max(1, SHARE * (self.last - self.first)):
-            return self.stored.search_rows(queries, own, k)
-        return self.index.among(queries, own, k, self.stored)
+        return self.stored.search_rows(queries, own, k)
 
     def rank(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
         """As `Finder.rank` over this part: what lies elsewhere is moved behind, and left out where no query has any."""
@@ -87,10 +85,11 @@ class Sharded:
     Args:
         ask: calls a method of every part.
         dimension: of a whole vector.
+        indexed: whether the parts have an index.
     """
 
-    def __init__(self, ask: Ask, dimension: int) -> None:
-        self.ask, self.dimension = ask, dimension
+    def __init__(self, ask: Ask, dimension: int, indexed: bool) -> None:
+        self.ask, self.dimension, self.indexed = ask, dimension, indexed
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """As `Finder.search`."""
@@ -132,7 +131,7 @@ def open_sharded(folder: Path, ask: Ask, fingerprint: str | None = None) -> Gall
         UserError: no gallery, or one that has another fingerprint than was given.
     """
     record = read_record(folder, fingerprint)
-    return Gallery(Sharded(ask, record["dimension"]), open_places(folder, record), record)
+    return Gallery(Sharded(ask, record["dimension"], record["kind"] != "flat"), open_places(folder, record), record)
 
 
 def check_cut(record: dict[str, Any], shards: int) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from geobatch.engine.gallery import GROUP, Gallery, Indexing, append, build, collect, ground, load
 from geobatch.engine.gallery.among import Areas
+from geobatch.engine.gallery.finder import Local
 from geobatch.engine.gallery.ground import Ground
-from geobatch.engine.gallery.index import SHARE
 from geobatch.engine.gallery.sharded import Part, open_sharded, parts
 from geobatch.geo.distance import haversine_km
 from geobatch.service import Service
@@ -80,20 +80,43 @@ def test_few_rows_are_searched_exactly(galleries: dict[str, Gallery], kind: str,
         assert set(rows[query].tolist()) <= ({-1} | set(range(ROWS) if allowed is None else allowed.tolist()))
 
 
-@pytest.mark.parametrize("share", [0.25, 0.6])
+@pytest.mark.parametrize("share", [0.25, 0.6, 1.0])
 @pytest.mark.parametrize("kind", ["flat", "flat, cut", "ivf", "ivf, cut", "pq", "pq, cut", "hnsw"])
 def test_large_areas_through_an_index_find_what_a_product_finds(galleries: dict[str, Gallery], kind: str, share: float) -> None:
-    assert share > SHARE
+    """Sets at random, whose rows are among anyone's nearest, and the east, whose rows are far from who asks from the west."""
     gallery, rng = galleries[kind], np.random.default_rng(5)
-    queries = smooth(120, SIZE, seed=3)[0]
-    one, other = (np.sort(rng.choice(ROWS, int(share * ROWS), replace=False)) for _ in range(2))
-    among = [one if query % 2 else other for query in range(len(queries))]
+    queries = smooth(60, SIZE, seed=3)[0]
+    mixed = np.sort(rng.choice(ROWS, int(share * ROWS), replace=False))
+    east = np.argsort(-gallery.longitude)[: int(share * ROWS)]
+    among: Sets = [mixed if query % 2 else east for query in range(len(queries))]
     similarities, rows = gallery.search(queries, 10, among=among)
     truth = by_a_loop(queries, galleries["flat"].vectors(np.arange(ROWS)), among, 10)
-    assert all(np.isin(found, allowed).all() for found, allowed in zip(rows, among, strict=True))
-    assert recall(rows, truth[1]) >= (1.0 if "flat" in kind else 0.98)
+    assert all(np.isin(found, allowed).all() for found, allowed in zip(rows, among, strict=True) if allowed is not None)
+    for some in (slice(0, None, 2), slice(1, None, 2)):
+        assert recall(rows[some], truth[1][some]) >= (1.0 if "flat" in kind else 0.98)
     hit = rows == truth[1]
     assert np.allclose(similarities[hit], truth[0][hit], atol=1e-5) and (np.diff(similarities, axis=1) <= 1e-6).all()
+
+
+def test_the_index_answers_who_asks_from_within(galleries: dict[str, Gallery], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only who finds too few of the area's rows is multiplied with them all."""
+    gallery, multiplied = galleries["ivf"], []
+    exact = Local.among
+
+    def counted(self: Local, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        multiplied.append(len(queries))
+        return exact(self, queries, rows, k)
+
+    monkeypatch.setattr(Local, "among", counted)
+    queries, _, lon = smooth(200, SIZE, seed=8)
+    east = gallery.inside(-90, 0, 90, 180)
+    gallery.search(queries, 5, among=[east] * 200)
+    assert sum(multiplied) < 140
+    multiplied.clear()
+    gallery.search(queries[lon > 60], 5, among=[east] * int((lon > 60).sum()))
+    assert sum(multiplied) <= 0.2 * (lon > 60).sum()
+    gallery.search(queries, 5, among=[east[:200]] * 200)  # less than a tenth: the index is not asked
+    assert multiplied[-1] == 200
 
 
 def test_an_index_that_finds_too_few_is_helped(galleries: dict[str, Gallery]) -> None:
