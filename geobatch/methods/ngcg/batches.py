@@ -12,7 +12,7 @@ pairs that have been seen least go first, so that each of c pairs is seen in abo
 of batches that the places can fill, which one huge place makes small: then a pass is short, and there are more of them, for a
 training's length is counted in pairs (`Order.steps`). Nothing waits for ever; `Order.waiting` says how many wait in each pass.
 
-A pass is a function of (seed, number), whoever asks; where pairs wait, the selections of the passes before are made again (10
+A pass is a function of (seed, number), whoever asks; where pairs wait, the selections of the passes before are made again (40
 ms each for 50,000 pairs). A tile of several texts shows them in turn, from a random one on. Workers take every W-th pair of a
 batch. Changes of pictures are a function of (seed, step, rank), so with them two workers are not one.
 

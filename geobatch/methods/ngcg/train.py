@@ -201,6 +201,8 @@ class Fit:
         self.mined.restore(state["mined"])
         self.step, self.history = int(state["step"]), list(state["history"])
         self.measured, self.best = dict(state["measured"]), dict(state["best"])
+        if "weights" in self.best:  # they came to where the network is
+            self.best["weights"] = {name: each.cpu() for name, each in self.best["weights"].items()}
         self._wait()
         self._ahead = None
 
