@@ -1,6 +1,7 @@
-"""Locates every image of a bucket: one row an image, in one Parquet table. Type it again to take up a run that died.
+"""Locates every image, or text, of a bucket: one row each, in one Parquet table. Type it again to take up a run that died.
 
 python jobs/geolocate_bucket.py --archive s3://bucket/prefix --output s3://bucket/located --model .demo/model
+python jobs/geolocate_bucket.py --archive s3://bucket/texts.csv --output s3://bucket/located --model ngcg --gallery tiles
 """
 
 import sys

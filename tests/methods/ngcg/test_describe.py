@@ -95,6 +95,19 @@ def test_a_cut_off_reply_keeps_its_whole_sentences(describes: Any) -> None:
     assert done[0]["text"] == "A lake. A canal." and done[1]["reason"] == "cut_off"
 
 
+def test_a_real_model_is_asked_with_its_own_template(gemma: Path) -> None:
+    """Random weights describe nothing in particular; they do it twice alike, and end as a text or as a known reason."""
+    how = GeneratorConfig(backend="transformers", dtype="float32", context=4096)
+    stage = Describe(str(gemma), Describing(tokens=12, attempts=1), how)
+    try:
+        done, again = (stage(pictures("a", "b")) for _ in range(2))
+    finally:
+        stage.close()
+    assert done.equals(again)
+    for row in done.to_pylist():
+        assert row["text"] or row["reason"] in ("cut_off", "unparsed", "refused"), row
+
+
 @given(st.text(max_size=60), st.sampled_from(["stop", "length"]))
 def test_any_reply_is_a_text_without_odd_blanks_or_a_reason(text: str, finish: str) -> None:
     found = description(Sample(text, 0.0, (), (), finish))
