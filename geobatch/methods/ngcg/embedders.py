@@ -67,7 +67,7 @@ class Direct:
         order = list(range(len(pictures)))
         for start in range(0, len(order), self.batch):
             some = order[start : start + self.batch]
-            self._fill(found, some, lambda part: self.encoder.pictures([pictures[at] for at in part]))
+            self._fill(found, some, lambda part: self.encoder.pictures([sound(pictures[at]) for at in part]))
         return _settled([found[at] for at in order])
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Desk:
 
     def _tile(self, key: str, picture: Picture) -> Request | Rejection:
         try:
-            return Request(key, picture=self.inputs.squared(picture), prompt=self.bare)
+            return Request(key, picture=self.inputs.squared(sound(picture)), prompt=self.bare)
         except Exception as error:  # noqa: BLE001  Pillow's, of this picture alone
             return _fault(error)
 
@@ -179,6 +179,17 @@ def tokens_of(inputs: Inputs, texts: Sequence[str]) -> list[list[int] | Rejectio
             except Exception as error:  # noqa: BLE001  of this text alone
                 found.append(_fault(error))
         return found
+
+
+def sound(picture: Picture) -> Picture:
+    """The picture itself; Pillow would resize nearly anything.
+
+    Raises:
+        Rejection: it is no (H, W, 3) of uint8.
+    """
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise Rejection("broken", f"{picture.dtype} numbers of shape {picture.shape} are no picture")
+    return picture
 
 
 def _fault(error: Exception) -> Rejection:

@@ -102,10 +102,10 @@ def test_a_text_that_is_none_is_one_rejection(encoder: Encoder) -> None:
 
 def test_a_picture_that_is_none_is_one_rejection_among_its_batch(encoder: Encoder) -> None:
     seen = pictures(6)
-    broken: list[Any] = [*seen[:3], np.zeros((8, 8), np.uint8), *seen[3:]]
+    broken: list[Any] = [*seen[:3], np.zeros((8, 8, 2), np.uint8), *seen[3:]]
     found = Direct(encoder, 7, 4096).pictures([str(row) for row in range(7)], broken)
     assert [isinstance(each, Rejection) for each in found] == [False] * 3 + [True] + [False] * 3
-    assert isinstance(found[3], Rejection) and found[3].reason == "failed"
+    assert isinstance(found[3], Rejection) and found[3].reason == "broken"
     assert np.abs(stacked(found) - encoder.encode_pictures(seen)).max() < 1e-5
 
 
