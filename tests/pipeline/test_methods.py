@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,12 @@ def test_photographs_may_be_described_before_they_are_embedded(tiled: dict[str, 
         chosen(**tiled, ngcg=Ngcg(describe=base))
     with pytest.raises(UserError, match=r"photographs are described by one"):
         chosen(**photographs, ngcg=Ngcg(queries="photographs", describe=str(tmp_path)))
+
+
+def test_an_engine_is_given_several_slices_at_once_and_is_alone_on_cpus(tiled: dict[str, Any]) -> None:
+    plain, engine = (chosen(**tiled, ngcg=Ngcg(serving=Serving(backend=each))).river[0] for each in ("auto", "vllm"))
+    assert plain.at_once == 1
+    assert (engine.at_once > 1) == (importlib.util.find_spec("vllm") is not None) and engine.workers == 1
 
 
 def test_area_and_tiles_decide_a_row_and_how_it_is_served_does_not(tiled: dict[str, Any], tmp_path: Path) -> None:
