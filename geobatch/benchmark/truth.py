@@ -78,6 +78,7 @@ class Truth:
         image_id: `(N,)` unique names.
         latitude, longitude: `(N,)` degrees.
         without_place: rows of the source whose coordinates were empty.
+        loose: whether a/1.jpg is b/1.jpg; not where folders say what a picture shows and many have a 1.jpg.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Truth:
     latitude: Floats
     longitude: Floats
     without_place: int = 0
+    loose: bool = True
 
     def match(self, image_ids: Sequence[str]) -> NDArray[np.intp]:
         """Rows `(M,)` of the truth that images belong to, -1 where there is none.
@@ -112,7 +114,8 @@ class Truth:
         self._fill(found, image_ids, lambda: self._whole, endings)
         self._fill(found, image_ids, lambda: self._flat, lasts)
         self._fill(found, image_ids, lambda: self._whole, [[_EXTENSION.sub("", each) for each in names] for names in endings])
-        self._fill(found, image_ids, lambda: self._by_last, lasts)
+        if self.loose:
+            self._fill(found, image_ids, lambda: self._by_last, lasts)
         return found
 
     def _fill(

@@ -93,8 +93,8 @@ class NgcgTrain:
     """GiB of memory of each GPU, for the dry run."""
     loop: Loop = field(default_factory=Loop)
     """Workers and checkpoints."""
-    shard_rows: int = 256
-    """Images of one unit of work while decoding, at most."""
+    shard_rows: int = 128
+    """Images of one unit of work while decoding, at most; decoded, one of 448 pixels is 0.6 MB."""
     workers: int = 0
     """Actors that decode, at most; 0: one a CPU of this machine."""
     address: str | None = None
@@ -169,8 +169,9 @@ def _checked(config: NgcgTrain) -> None:
     for name in ("archive", "annotations", "output"):
         if not getattr(config, name):
             raise UserError(f"nothing is given as --{name}; say where the {name} {'goes' if name == 'output' else 'lies'}")
-    if config.output.startswith("s3://"):
-        raise UserError(f"a model is written to a folder, not to {config.output}; copy it into the bucket afterwards")
+    for place, what in ((config.output, "a model is"), (config.pairs, "pairs are")):
+        if place.startswith("s3://"):
+            raise UserError(f"{what} written to a folder, not to {place}; copy it into the bucket afterwards")
     output = Path(config.output)
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
         raise UserError(f"{output} holds something else than a model of this job; choose another --output")

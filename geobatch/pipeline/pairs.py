@@ -39,7 +39,7 @@ from geobatch.methods.ngcg.pairs import COLUMNS, Written, write
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint
 from geobatch.pipeline.geolocate import decoding
-from geobatch.progress import say
+from geobatch.progress import Progress, say
 from geobatch.sink import Snapshot, latest
 from geobatch.store import Store, StoreConfig
 
@@ -172,7 +172,14 @@ def _made(source: Source, folder: Path, table: Snapshot, annotations: Annotation
     _listed(folder / REJECTED, lost.column_names, zip(*(column.to_pylist() for column in lost.columns), strict=True))
     texts = pc.list_value_length(annotations.texts).to_numpy()
     _listed(folder / MISSING, ["name", "texts"], ((annotations.names[int(row)], int(texts[row])) for row in unmet))
-    written = write(table.tables(store, [*COLUMNS, "reason"]), folder / FILE)
+    with Progress("written", len(fates) - len(lost), unit="pairs") as progress:
+
+        def tables() -> Iterator[pa.Table]:
+            for part in table.tables(store, [*COLUMNS, "reason"]):
+                progress.add(part["reason"].null_count)
+                yield part
+
+        written = write(tables(), folder / FILE)
     return {"read": len(fates), "pairs": asdict(written), "rejected": dict(reasons), "missing": len(unmet)}
 
 

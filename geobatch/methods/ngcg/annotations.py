@@ -1,7 +1,8 @@
 """The texts that describe images, by the images' names.
 
 Names are matched to images as a table of truth is (`geobatch.benchmark.truth`): by the whole image_id or an ending of it that
-fits one image only. A name that comes several times gathers its texts in their order.
+fits one image only, but never by the last part of a longer name: each of GeoText-1652's buildings has an image-43.jpeg. A name
+that comes several times gathers its texts in their order.
 
 Which images show the same place is a `group`; no two of one group may be each other's negatives:
 
@@ -153,7 +154,7 @@ def gather(found: Iterable[Entry], source: str, grouping: Grouping = "auto") -> 
         raise UserError(f"{name!r} lies at {place} in {source}, which is nowhere; correct it (are both columns exchanged?)")
     how = _rule(names, merged["group_first"], grouping, source)
     return Annotations(
-        truth=Truth(name=source, image_id=Names(names), latitude=latitude, longitude=longitude),
+        truth=Truth(name=source, image_id=Names(names), latitude=latitude, longitude=longitude, loose=False),
         texts=_without_nulls(merged["text_list"]),
         groups=_groups(names, merged["group_first"], how),
         grouping=how,

@@ -140,6 +140,14 @@ def test_the_digest_is_of_the_content() -> None:
     assert len({first, *others}) == 5
 
 
+def test_an_image_of_another_building_has_no_text() -> None:
+    made = gather([entry("0839/image-43.jpeg"), entry("0840/image-01.jpeg")], "train.json")
+    images = [
+        f"s3://b/train/{name}" for name in ("0839/image-43.jpeg", "0840/image-43.jpeg", "0841/image-01.jpeg", "0840/image-01")
+    ]
+    np.testing.assert_array_equal(made.match(images), [0, -1, -1, -1])
+
+
 # The stages
 
 
