@@ -139,6 +139,13 @@ class TestGeoTiff:
         else:
             assert found
 
+    def test_broken_and_odd_tiffs_of_other_projects(self, realdata: Path) -> None:
+        """None of them states a place, and none raises."""
+        data = [path.read_bytes() for name in ("hostile", "odd_valid") for path in sorted((realdata / name).rglob("*"))
+                if path.is_file()]  # fmt: skip
+        found = [ground(each) for each in data if is_tiff(each)]
+        assert len(found) > 50 and all(isinstance(each, str) for each in found)
+
     def test_the_undamaged_is_read(self) -> None:
         assert isinstance(ground(memoryview(UTM)), Ground) and is_tiff(memoryview(UTM)) and not is_tiff(b"II")
 

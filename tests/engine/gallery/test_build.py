@@ -214,3 +214,10 @@ def test_damage_is_said(tmp_path: Path, damaged: str) -> None:
     (tmp_path / damaged).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="again"):
         load(tmp_path)
+
+
+def test_the_encoder_that_made_a_gallery_is_kept(tmp_path: Path) -> None:
+    build(tmp_path, tables(*smooth(30)), encoder="sha")
+    grown = append(tmp_path, tables(*smooth(20, seed=1), first=30))
+    assert grown.record["encoder"] == load(tmp_path).record["encoder"] == "sha"
+    assert "encoder" not in build(tmp_path, tables(*smooth(30))).record
