@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from geobatch.archive import scan
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.fields import fields
+from geobatch.archive.shard import read_shard
 from geobatch.archive.texts import NOTHING, Entry, entries, holds_texts
 from geobatch.errors import REASONS, UserError
 from geobatch.store import Store, StoreConfig
@@ -281,6 +283,22 @@ def test_a_line_or_value_longer_than_may_be_ends_the_file(tmp_path: Path, monkey
     ):
         found = rows(STORE, ArchiveConfig(uri=put(tmp_path, name, data), texts="auto"))
         assert [row["bytes"] or row["reason"] for row in found.values()] == [b"a", "broken_archive"]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "list.json.gz"])
+def test_a_long_file_is_never_in_memory_whole(tmp_path: Path, name: str) -> None:
+    pairs = [(f"{at:05}.png", f"{at} " * 200) for at in range(20_000)]
+    uri = put(tmp_path, name, FORMS[name](pairs))
+    weight = sum(len(text) for _, text in pairs)
+    del pairs
+    tracemalloc.start()
+    try:
+        [shard] = shards(STORE, config := ArchiveConfig(uri=uri, texts="auto"))
+        told = sum(len(piece.table) for piece in read_shard(STORE, shard, config))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told == 20_000 and weight > 20 << 20 and peak < weight / 2
 
 
 def test_long_texts_are_rejected_and_weigh_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.archives.published_texts import TextsAndTiles, cvg_text, geotext
 from tests.river.job import ROOT, kill_tree
 
 #: Seconds for all jobs on both sets: most of it is the start of Ray and of its processes.
-LIMIT = 400
+LIMIT = 600
 NEAREST = 20
 
 
