@@ -73,7 +73,7 @@ class Tiled:
         return [*given, *more]
 
     def job(self, s3: S3Server, archive: str, output: str, *more: str, **settings: Any) -> Ended:
-        return run_job(*self.given(s3, archive, output, *more), **settings)
+        return run_job(*self.given(s3, archive, output, *more), **{"limit": 400, **settings})
 
     def rows(self, s3: S3Server, output: str, archive: str) -> dict[str, dict[str, Any]]:
         found = read(f"s3://{self.bucket}/{output}", store=s3.config()).to_pylist()
@@ -107,10 +107,8 @@ def tiled(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Tiled:
     latitude, longitude = world.scatter(TILES, seed=1)
     vectors = encoder.encode_pictures(world.cut(latitude, longitude))
     table = tiles.table(vectors, latitude, longitude, np.full(TILES, 576.0))
-    gallery = galleries.build(folder / "gallery", [table])
-    record = json.loads((folder / "gallery/gallery.json").read_text())
-    signed = {**record, "encoder": open_model(Store(None), str(folder / "model")).fingerprint}
-    (folder / "gallery/gallery.json").write_text(json.dumps(signed))
+    signed = open_model(Store(None), str(folder / "model")).fingerprint
+    gallery = galleries.build(folder / "gallery", [table], encoder=signed)
     texts = texts_of(TEXTS, seed=3)
     _write_texts(folder / "texts.csv", texts)
     latitude, longitude = world.scatter(PHOTOGRAPHS, seed=2)
@@ -155,7 +153,7 @@ def killing_an_actor(stage: str, when: Callable[[], bool]) -> tuple[Callable[[fl
     return look, killed
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_texts_killed_and_taken_up_while_an_actor_dies_stand_once(tiled: Tiled, s3: S3Server) -> None:
     first = tiled.job(s3, "texts.csv", "texts", kill_when=lambda _: tiled.committed(s3, "texts") >= 2)
     assert first.status is None, f"it ended before it was killed: {first.output}"
@@ -190,7 +188,7 @@ def _photographed(tiled: Tiled, names: list[str]) -> np.ndarray:
     return np.stack(table["vector"].to_numpy()) @ tiled.gallery.vectors(np.arange(TILES)).T
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_photographs_find_the_tile_they_look_like_among_the_nearest_to_a_hint(
     tiled: Tiled, s3: S3Server, tmp_path: Path
 ) -> None:
@@ -216,7 +214,7 @@ def test_photographs_find_the_tile_they_look_like_among_the_nearest_to_a_hint(
         assert rows[name]["text"] is None and rows[name]["width"] == rows[name]["height"] == 48
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_photographs_described_first_are_searched_for_by_the_description_within_a_box(tiled: Tiled, s3: S3Server) -> None:
     names = sorted(tiled.truth)
     told = {f"*/{name}": [text] for name, text in zip(names, tiled.texts, strict=False)}
@@ -236,7 +234,7 @@ def test_photographs_described_first_are_searched_for_by_the_description_within_
 
 
 @pytest.mark.torture  # the texts' run goes the same way
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_photographs_killed_and_taken_up(tiled: Tiled, s3: S3Server) -> None:
     assert tiled.job(s3, "photographs", "direct", kill_when=lambda _: tiled.committed(s3, "direct") >= 1).status is None
     done = tiled.committed(s3, "direct")
