@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.engine.encode import encoded
-from geobatch.engine.pixels import pictures_of
 from geobatch.errors import Rejection
 from geobatch.methods.ngcg.annotations import Grouping, read
 from geobatch.schema import PAIRS
@@ -80,5 +79,11 @@ class Pair(Stage):
             said, exif = (table[name].to_numpy().astype(np.float64) for name in (axis, f"exif_{axis}"))
             at = table.column_names.index(axis)
             table = table.set_column(at, PAIRS.field(axis), pa.array(np.where(np.isnan(said), exif, said)))
-        files = [encoded(picture)[0] for picture in pictures_of(table)]
+        sizes = zip(table["picture_height"].to_pylist(), table["picture_width"].to_pylist(), strict=True)
+        # `engine.pixels` has a function for this, and torch with it: 2 s and 200 MB for each of these actors.
+        pictures = (
+            np.frombuffer(value.as_buffer(), np.uint8).reshape(height, width, 3)
+            for value, (height, width) in zip(table["picture"], sizes, strict=True)
+        )
+        files = [encoded(picture)[0] for picture in pictures]
         return table.append_column(self.adds[0], pa.array(files, pa.large_binary()))
