@@ -19,7 +19,7 @@ import pyarrow as pa
 from geobatch.actors import cores
 from geobatch.benchmark.survey import Places
 from geobatch.engine.gallery import COLUMNS, FOOTPRINT, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
-from geobatch.errors import UserError
+from geobatch.errors import REASONS, UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.ngcg.serve import Serving
 from geobatch.pipeline.embedding import Embedding, embedding
@@ -126,6 +126,8 @@ def build_gallery(config: BuildGallery) -> Path:
     store = Store(config.store)
     by = embedding(config, store, config.workers or cores())
     account = embed_archive(config, by)
+    for reason, count in sorted(account.get("reasons", {}).items(), key=lambda each: -each[1]):
+        say(f"rejected, {reason}: {count:,} ({REASONS[reason]})")  # before the index: where all are, it says no more than that
     folder = Path(config.output.removeprefix("file://"))
     table = latest(store, config.output)
     assert table is not None  # the flow has just published it

@@ -21,7 +21,7 @@ from geobatch.errors import UserError
 from geobatch.geo.point import valid
 
 MIXED = "vectors of different lengths: parts of two encoders are mixed; build the gallery again"
-NOTHING = "no image has both a vector and a place; check the archive and its truth"
+NOTHING = "no image has both a vector and a place; check the archive, its truth, and where --places looks"
 
 
 @dataclass(frozen=True)
