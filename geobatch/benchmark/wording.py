@@ -14,8 +14,8 @@ it touches a quarter. There are no coordinates; the only numbers are distances t
 below 200, to 50 above.
 
 Everything is drawn from the seed and the place itself, so that a text does not depend on which others are asked for beside it.
-Copies of one place never read alike (as long as there are no more than wordings of the sea, 6). 30,000 texts take about 4 s
-beyond their facts, on one core.
+Copies of one place never read alike (as long as there are no more than wordings of the sea, 6). 30,000 texts take about 3 s
+of one core beyond their facts.
 
 Not covered: other languages, metaphors, mistakes; people who describe tiles make more of the last two.
 """
