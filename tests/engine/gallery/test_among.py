@@ -43,7 +43,7 @@ def by_a_loop(queries: np.ndarray, vectors: np.ndarray, among: Sets, k: int) -> 
     best, found = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
     for query, rows in enumerate(among):
         kept = np.arange(len(vectors)) if rows is None else np.unique(rows)
-        scores = np.array([vectors[row] @ queries[query] for row in kept], np.float32)
+        scores = vectors[kept] @ queries[query]
         order = np.argsort(-scores, kind="stable")[:k]
         best[query, : len(order)], found[query, : len(order)] = scores[order], kept[order]
     return best, found
