@@ -95,7 +95,7 @@ def test_how_many_tokens_go_through_together_changes_nothing(encoder: Encoder, t
 
 def test_a_text_that_is_none_is_one_rejection(encoder: Encoder) -> None:
     said = ["a coast", "\ud800 is half a character", "a lake", "", "a bay"]
-    found = Direct(encoder, 4, 4096).texts([str(row) for row in range(5)], said)
+    found = Direct(encoder, 4, 512).texts([str(row) for row in range(5)], said)
     assert [each.reason if isinstance(each, Rejection) else None for each in found] == [None, "failed", None, "empty", None]
     assert np.abs(stacked(found) - encoder.encode_texts(["a coast", "a lake", "a bay"])).max() < 1e-5
 
@@ -103,7 +103,7 @@ def test_a_text_that_is_none_is_one_rejection(encoder: Encoder) -> None:
 def test_a_picture_that_is_none_is_one_rejection_among_its_batch(encoder: Encoder) -> None:
     seen = pictures(6)
     broken: list[Any] = [*seen[:3], np.zeros((8, 8, 2), np.uint8), *seen[3:]]
-    found = Direct(encoder, 7, 4096).pictures([str(row) for row in range(7)], broken)
+    found = Direct(encoder, 7, 512).pictures([str(row) for row in range(7)], broken)
     assert [isinstance(each, Rejection) for each in found] == [False] * 3 + [True] + [False] * 3
     assert isinstance(found[3], Rejection) and found[3].reason == "broken"
     assert np.abs(stacked(found) - encoder.encode_pictures(seen)).max() < 1e-5
@@ -113,15 +113,15 @@ def test_a_network_that_fails_at_everything_is_the_machines_fault(model: Model) 
     broken = Encoder.load(model.base, None, model.encoding)
     broken.network.model.text_model.norm.weight = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(MachineError, match="every one of 3"):
-        Direct(broken, 4, 4096).texts(["a", "b", "c"], TEXTS[:3])
+        Direct(broken, 4, 512).texts(["a", "b", "c"], TEXTS[:3])
     with torch.no_grad():
         broken.network.model.text_model.norm.weight = torch.nn.Parameter(torch.full((64,), torch.nan))
     with pytest.raises(MachineError, match="finite"):
-        Direct(broken, 4, 4096).pictures(["a", "b"], pictures(2))
+        Direct(broken, 4, 512).pictures(["a", "b"], pictures(2))
 
 
 def test_nothing_is_nothing(encoder: Encoder) -> None:
-    assert Direct(encoder, 4, 4096).texts([], []) == Direct(encoder, 4, 4096).pictures([], []) == []
+    assert Direct(encoder, 4, 512).texts([], []) == Direct(encoder, 4, 512).pictures([], []) == []
 
 
 def test_half_precision_and_eight_bits_stay_near(model: Model) -> None:
@@ -145,7 +145,7 @@ def test_what_cannot_be_served_is_said(model: Model, tmp_path: Path) -> None:
         open_embedder(adapted, Serving(backend="vllm"))
     other = Model(base=model.base, encoding=Encoding(side=128))
     assert "64 pixels" in str(unserved(other, Serving()))
-    for wrong in ({"batch": 0}, {"tokens": 0}, {"gpus": -1}, {"gpu_memory": 0.0}, {"backend": "vllm", "quantise": "int8"}):
+    for wrong in ({"batch": 0}, {"tokens": -1}, {"gpus": -1}, {"gpu_memory": 0.0}, {"backend": "vllm", "quantise": "int8"}):
         with pytest.raises(UserError):
             Serving(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="does not load"):
