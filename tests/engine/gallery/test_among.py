@@ -50,7 +50,9 @@ def by_a_loop(queries: np.ndarray, vectors: np.ndarray, among: Sets, k: int) -> 
 
 
 def areas(rng: np.random.Generator, most: int) -> Sets:
-    """Sets of any size up to `most`, unordered and with repetitions; some shared, some empty, some for all."""
+    """Sets of any size up to `most`, unordered and with repetitions; some shared, some empty, some for all. Of 240 rows on an
+    index would be asked first.
+    """
     shared = rng.choice(ROWS, rng.integers(1, most + 1), replace=False)
     made: Sets = [rng.integers(0, ROWS, rng.integers(0, most + 1)) for _ in range(QUERIES)]
     for query in range(QUERIES):
@@ -62,7 +64,7 @@ def areas(rng: np.random.Generator, most: int) -> Sets:
 
 
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 30), most=st.sampled_from([1, 20, 120, 400]))
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 30), most=st.sampled_from([1, 20, 120, 230]))
 @pytest.mark.parametrize("kind", ["flat", "flat, cut", "ivf", "ivf, cut", "pq", "pq, cut", "hnsw"])
 def test_few_rows_are_searched_exactly(galleries: dict[str, Gallery], kind: str, seed: int, k: int, most: int) -> None:
     gallery, rng = galleries[kind], np.random.default_rng(seed)
