@@ -35,8 +35,8 @@ from geobatch.archive.scan import DAMAGE, GONE, Scan, printable
 from geobatch.errors import GeobatchError, Rejection
 from geobatch.store import NotFound, Store
 
-#: Rows of Parquet that are decoded at once.
-_BATCH = 1024
+#: Rows of Parquet that are decoded at once, and bytes in which a file's titles are looked for first.
+_BATCH, _HEAD = 1024, 1 << 16
 _DAMAGE = (*DAMAGE, pa.ArrowException)
 
 
@@ -110,7 +110,7 @@ def _objects(scan: Scan, column: str) -> bool:
 def _titles(store: Store, uri: str, etag: str | None, column: str) -> list[str] | None:
     if text_form(uri) == "parquet":
         return _text_columns(_opened(store, uri, etag))
-    with Scan(store, uri, etag) as scan:
+    with Scan(store, uri, etag, _HEAD) as scan:
         if text_form(uri) == "csv":
             return _header(scan)[0] or None
         if text_form(uri) == "json" and scan.peek() == "{" and not _objects(scan, column):

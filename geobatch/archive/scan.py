@@ -55,19 +55,21 @@ class Scan:
         store: reaches it.
         uri: of the file.
         etag: that it must have.
+        chunk: bytes read at once, at least; fewer where only the begin is looked at.
 
     Raises:
         NotFound, Changed, Denied, Unreadable: as the store says; also while reading.
         OSError, EOFError, zlib.error: while reading, a gzipped file is damaged.
     """
 
-    def __init__(self, store: Store, uri: str, etag: str | None = None) -> None:
+    def __init__(self, store: Store, uri: str, etag: str | None = None, chunk: int = 0) -> None:
         self._source = store.stream(uri, if_match=etag)
         packed = uri.lower().endswith(".gz")
         self._file = cast(BinaryIO, gzip.GzipFile(fileobj=self._source) if packed else self._source)
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._text, self._at, self._begun, self._ended = "", 0, False, False
         self._error: Exception | None = None
+        self._chunk = chunk or _CHUNK
 
     def __enter__(self) -> Scan:
         return self
@@ -83,7 +85,7 @@ class Scan:
         if self._ended:
             return False
         rest = self._text[self._at :]
-        pieces, missing = [], max(_CHUNK, len(rest))
+        pieces, missing = [], max(self._chunk, len(rest))
         while missing > 0:
             try:
                 piece = self._file.read1(missing)  # type: ignore[attr-defined]

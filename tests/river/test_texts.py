@@ -52,7 +52,7 @@ class Gone:
         return gallery, ["/".join(each.split("/")[-2:]) for each in ids]
 
 
-def both(folder: Path, steps: int, trained: tuple[str, ...]) -> dict[str, Gone]:
+def both(folder: Path, steps: int, trained: tuple[str, ...], limit: float = LIMIT) -> dict[str, Gone]:
     """Lays both sets down and sends them through all jobs, with a training on each of `trained`."""
     world = World()
     geo, cvg = geotext(folder / "GeoText1652_Dataset", world, 24, 8, views=2), cvg_text(folder / "CVG-Text", world, 48, 60)
@@ -76,7 +76,7 @@ def both(folder: Path, steps: int, trained: tuple[str, ...]) -> dict[str, Gone]:
         log = Path(scratch) / "log"
         with log.open("w") as said, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said) as ran:
             try:
-                status = ran.wait(LIMIT)
+                status = ran.wait(limit)
             except subprocess.TimeoutExpired:
                 kill_tree(ran.pid)
                 status = None
@@ -169,10 +169,10 @@ def test_no_text_and_no_tile_is_lost(gone: dict[str, Gone]) -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(3 * LIMIT)
+@pytest.mark.timeout(3 * LIMIT + 60)
 def test_what_was_learnt_on_train_is_found_on_test(tmp_path: Path) -> None:
-    """500 steps: well above chance on places that training never saw."""
-    for name, found in both(tmp_path, 500, ("geotext", "cvgtext")).items():
-        one = found.figures["t2i", "all"]["recall"]["10"]
+    """400 steps each: above chance on places that training never saw (R@1 53 of 12.5 %, and 20 of 1.7 %)."""
+    for name, found in both(tmp_path, 400, ("geotext", "cvgtext"), 3 * LIMIT).items():
+        one = found.figures["t2i", "all"]["recall"]["1"]
         print(name, one)
         assert one["low"] > one["chance"]
