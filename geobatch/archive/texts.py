@@ -42,8 +42,8 @@ from geobatch.store import Object, Store, split
 
 __all__ = ["Entry", "complaint", "entries", "holds_texts", "read"]
 
-#: Rows that are named at once.
-_NAMED = 1024
+#: Rows that are named at once, and files that are opened to learn what an archive is of.
+_NAMED, _JUDGED = 1024, 10
 #: How ids end that are made here, and with what a name is escaped that looks like one.
 _MADE = tuple(
     (re.compile(pattern), escape)
@@ -123,16 +123,18 @@ def complaint(store: Store, found: Object, column: str) -> str | None:
 
 
 def holds_texts(store: Store, uri: str) -> bool:
-    """Whether an archive is one of texts: it, or the first 1000 objects below it, has files with a column of texts, of which
-    none has a column `uri` or of images, and neither images nor tars nor zips.
+    """Whether an archive is one of texts: it, or one of the first ten files of texts below it, has a column of texts, and there
+    is nothing of images: no such files, tars or zips among the first 1000 objects, no columns of images or URIs in those ten.
     """
     whole = split(uri).uri
     single = store.head(whole) if text_form(whole) else None
     page = [single] if single is not None else next(iter(store.objects(whole)), [])
     if any(named_like_an_image(each.uri) or container(each.uri) in ("tar", "zip") for each in page):
         return False
-    files = [each for each in page if text_form(each.uri)]
-    return any(complaint(store, each, "auto") is None and not _names_images(store, each) for each in files)
+    files = [each for each in page if text_form(each.uri)][:_JUDGED]
+    if any(_names_images(store, each) for each in files):
+        return False
+    return any(complaint(store, each, "auto") is None for each in files)
 
 
 def _names_images(store: Store, found: Object) -> bool:

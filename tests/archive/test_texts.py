@@ -30,6 +30,7 @@ from tests.conftest import S3Server
 from tests.store.proxy import FaultyProxy
 
 STORE = Store()
+whole = Store.seekable
 Pairs = list[tuple[str, str]]
 
 
@@ -407,6 +408,14 @@ def test_an_archive_of_texts_is_known_by_its_files(tmp_path: Path, files: dict[s
     assert holds_texts(STORE, str(tmp_path / "a")) is texts
     if len(uris) == 1:
         assert holds_texts(STORE, uris[0]) is texts
+
+
+def test_what_an_archive_is_of_is_asked_of_ten_files_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        put(tmp_path, f"{number:02}.parquet", make.parquet([make.picture(1)]))
+    opened: list[str] = []
+    monkeypatch.setattr(Store, "seekable", lambda self, uri, size, **more: opened.append(uri) or whole(self, uri, size, **more))
+    assert not holds_texts(STORE, str(tmp_path)) and 1 <= len(set(opened)) <= 10
 
 
 def test_titles_are_found_in_any_spelling() -> None:
