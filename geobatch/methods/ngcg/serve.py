@@ -3,8 +3,8 @@
 Both read the same token ids and the same resized pictures, since both take them from the encoder's own inputs, and give the
 same vectors: on tiny models of all three families they lie within 1e-7 of cosine distance in float32.
 
-"auto" takes the faster. Measured on one core of an AMD EPYC, a SmolVLM of 512 × 6 layers, texts of 4 to 60 words and tiles of 64
-pixels, milliseconds of processor time for each:
+"auto" takes the faster. Milliseconds of processor time on one core of an AMD EPYC, a SmolVLM of 512 × 6 layers, texts of 4 to
+60 words and tiles of 64 pixels:
 
                                             text     tile
     a loop over transformers, one by one    36       25
@@ -13,9 +13,9 @@ pixels, milliseconds of processor time for each:
     transformers here, bfloat16             15.4      5.3
     vLLM, float32                           25       12.8
 
-So on a CPU it is `transformers`: vLLM gains nothing on texts, loses on tiles (its processor takes them one by one) and takes half
-a minute to start. On a GPU it is vLLM, which computes prompts of all lengths in one step without padding, in fused kernels, and
-prepares the next meanwhile; that was not measured here.
+So on a CPU it is `transformers`: vLLM gains nothing on texts, loses on tiles (its processor takes them one by one) and needs
+half a minute to start. On a GPU it is vLLM, which computes prompts of all lengths in one step without padding, in fused
+kernels, and prepares the next meanwhile; that was not measured here.
 
 One text or picture never takes another with it. `transformers`: a batch that fails is halved until the one that fails is found.
 vLLM: what kills the engine is found by the desk. Where everything fails the machine is at fault, and it is raised.
