@@ -5,7 +5,7 @@ What counts as the right tile is the benchmark's:
 
     geotext   a tile in the folder of the query's name: the building of GeoText-1652
     cvgtext   the tile of the query's file name, and how near the first one is; all tiles and the nearest 100
-    names     whatever `geobatch.benchmark.named.building_of` says that both show
+    names     whatever `geobatch.benchmark.named.building_of` says that both show, with or without its extension
     places    the tile whose centre is nearest to the query's place: any archive of map tiles
 
 The place of a query is `--truth`'s, else the one its gallery knows, else what its name begins with. The reverse direction is
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ REVERSED = 200_000
 
 #: The file of an output that holds what is known of each query.
 TABLE = "retrieval.parquet"
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+
 _ROWS = pa.schema(
     [
         pa.field("direction", pa.string()),
@@ -204,7 +207,8 @@ def _shown(name: str, benchmark: Benchmark) -> str | None:
     if benchmark == "geotext":
         folder = path_of(name).rpartition("/")[0]
         return folder.rpartition("/")[2] or None
-    return file_of(name) if benchmark == "cvgtext" else building_of(name)
+    shown = file_of(name) if benchmark == "cvgtext" else building_of(name)
+    return _EXTENSION.sub("", shown)  # a table of texts may call a.png a
 
 
 def _protocols(queries: Side, tiles: Side, config: EvaluateRetrieval) -> Sequence[Protocol]:

@@ -103,6 +103,15 @@ def test_files_and_places_by_hand(city: Path) -> None:
     assert set(judged(city, benchmark="cvgtext", nearest=0, both=False)) == {"t2i all"}
 
 
+def test_a_table_of_texts_may_leave_extensions_out(tmp_path: Path) -> None:
+    built(tmp_path / "tiles", ["file:///t/a.png", "file:///t/b.png"], [0.0, 90.0])
+    built(tmp_path / "texts", ["x.csv#file:///t/b", "y.csv#t/a"], [80.0, 1.0])
+    assert judged(tmp_path, benchmark="cvgtext")["t2i all"] == {"R1": 1.0, "R2": 1.0}
+    built(tmp_path / "texts", ["x.csv#b", "x.csv#a.png"], [80.0, 89.0])
+    built(tmp_path / "tiles", ["x.tar#a.png", "x.tar#b.png"], [0.0, 90.0])
+    assert judged(tmp_path)["t2i all"] == {"R1": 0.5, "R2": 1.0}
+
+
 def test_the_tile_nearest_to_a_place_is_right_and_a_truth_file_says_where(tmp_path: Path) -> None:
     built(tmp_path / "tiles", ["t/1/0/0.png", "t/1/1/0.png"], [0.0, 90.0], [(50.0, -90.0), (50.0, 90.0)])
     built(tmp_path / "texts", ["x.csv#a@1", "x.csv#a@2", "x.csv#b", "x.csv#c"], [1.0, 89.0, 80.0, 0.0])
