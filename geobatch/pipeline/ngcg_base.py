@@ -19,7 +19,7 @@ from geobatch.methods.ngcg.architectures import ARCHITECTURES
 from geobatch.methods.ngcg.config import Encoding, Tuning
 from geobatch.methods.ngcg.inputs import Inputs
 from geobatch.methods.ngcg.small import Small, config_of
-from geobatch.pipeline.folder import base_of, fingerprint, fingerprint_of_base
+from geobatch.pipeline.folder import base_of, fingerprint, fingerprint_of_base, is_path
 from geobatch.store import Store
 
 TINY = "tiny"
@@ -61,8 +61,9 @@ class Base:
     """A base that can be trained.
 
     Fields:
-        named: as the card names it: what was asked for, or its local folder.
-        folder: where its files are; empty for one that is written once its texts are known.
+        named: as the card names it: what was asked for, a relative path made absolute.
+        folder: where its files are here; empty for one that is written once its texts are known.
+        opened: what workers open: the folder, or a hub name, which each machine has a copy of its own of.
         identity: of what it is.
         side: pixels of a tile.
         counts: what is trained of it, in a line.
@@ -70,6 +71,7 @@ class Base:
 
     named: str
     folder: str
+    opened: str
     identity: str
     side: int
     counts: str
@@ -98,9 +100,9 @@ def resolve(store: Store, asked: Asked) -> Base:
             f"{named} has no config, tokenizer or image processor that can be read ({why}); give the whole folder of a model"
         ) from error
     _cut(asked, int(config.get_text_config().hidden_size))
-    # A copy of this machine's is no name elsewhere: what was asked for is, unless it is a path relative to here.
-    kept = named if named.startswith("s3://") else folder
-    return Base(kept, folder, fingerprint_of_base(folder), side, needs.said(needs.built(config, asked.tuning)))
+    kept = named if named.startswith("s3://") or not is_path(named) else folder  # this machine's copy is no name elsewhere
+    opened = folder if is_path(named) else named
+    return Base(kept, folder, opened, fingerprint_of_base(folder), side, needs.said(needs.built(config, asked.tuning)))
 
 
 def _tiny(asked: Asked) -> Base:
@@ -111,7 +113,7 @@ def _tiny(asked: Asked) -> Base:
         raise UserError(f"tiles of {side} pixels do not fit a base for {asked.small.side}; give --small.side instead")
     _cut(asked, asked.small.width)
     counts = needs.said(needs.built(config_of(asked.small), asked.tuning))
-    return Base(TINY, "", fingerprint({"small": asdict(asked.small)}), side, f"up to {counts}")
+    return Base(TINY, "", "", fingerprint({"small": asdict(asked.small)}), side, f"up to {counts}")
 
 
 def _cut(asked: Asked, width: int) -> None:

@@ -37,7 +37,7 @@ from geobatch.methods.ngcg.config import Encoding, Tuning, Validation
 from geobatch.methods.ngcg.pairs import Pairs, split
 from geobatch.methods.ngcg.small import Small, write_small
 from geobatch.methods.ngcg.train import ADAPTER, HISTORY, MERGED, Fit
-from geobatch.pipeline.folder import CARD, base_of, fingerprint, fingerprint_of_base
+from geobatch.pipeline.folder import CARD, fingerprint, fingerprint_of_base
 from geobatch.pipeline.ngcg_base import Base, dry, resolve
 from geobatch.pipeline.ngcg_card import card_of, made, tell, write
 from geobatch.pipeline.pairs import MISSING, REJECTED, Prepared, Source, prepare
@@ -152,11 +152,7 @@ def ngcg_train(config: NgcgTrain) -> dict[str, Any]:
         write(output, card)
     if config.merge and not card["merged"]:  # after the card: what is trained can be used, whatever becomes of this
         shutil.rmtree(output / MERGED, ignore_errors=True)
-        merge(
-            Path(base.folder) if Path(base.folder).is_dir() else Path(base_of(store, base.folder)),
-            output / ADAPTER,
-            output / MERGED,
-        )
+        merge(Path(base.folder), output / ADAPTER, output / MERGED)
         card["merged"] = MERGED
         write(output, card)
     shutil.rmtree(_work(output), ignore_errors=True)
@@ -225,14 +221,14 @@ def _learnt(config: NgcgTrain, base: Base, source: Source, annotations: Annotati
     hands = Hands(stage=Make, workers=config.loop.workers, cpus=config.loop.cpus)
     start([*source.river(), hands], config.address)
     prepared = prepare(source, Path(config.pairs).resolve() if config.pairs else _work(output) / "pairs", annotations)
-    make = Make(base.folder, str(prepared.path), config.tuning, config.validation, config.encoding)
+    make = Make(base.opened, str(prepared.path), config.tuning, config.validation, config.encoding)
     kept, held = make.halves()
     batches_of(kept.groups, config.tuning.batch, config.tuning.distinct)
     if not base.folder:
         decides = {"pairs": prepared.written.digest, "small": asdict(config.small), "held": held.rows.tolist()}
         folder = write_small(_work(output) / f"base-{fingerprint(decides)[:16]}", kept.every_text(), config.small)
         make = replace(make, base=str(folder))
-    identity = fingerprint_of_base(make.base)
+    identity = fingerprint_of_base(base.folder or make.base)
     decides = {"pairs": prepared.written.digest, "base": identity, "settings": _settings(config)}
     name = f"ngcg-{fingerprint(decides)[:16]}"
     known = made(output, "name", name)

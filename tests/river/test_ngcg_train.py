@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,18 +180,27 @@ def test_killed_and_taken_up_it_is_the_unbroken_one(lesson: Lesson, tmp_path: Pa
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_killed_at_any_moment(lesson: Lesson, tmp_path: Path) -> None:
-    output, kept = tmp_path / "model", tmp_path / "pairs"
-    random, kills = np.random.default_rng(0), 0
-    for _ in range(8):
-        moment = float(random.uniform(6, 45))
-        ended = lesson.job(output, "--pairs", str(kept), kill_when=lambda spent, moment=moment: spent > moment)
-        kills += ended.status is None
-        if ended.status == 0:
-            break
-    assert kills
-    assert lesson.job(output, "--pairs", str(kept)).status == 0
+    """As the first pairs are committed, at several checkpoints, and whenever chance has it."""
+    output, kept, random = tmp_path / "model", tmp_path / "pairs", np.random.default_rng(0)
+
+    def seen(pattern: str, count: int) -> Callable[[float], bool]:
+        return lambda _: sum(1 for _ in tmp_path.glob(pattern)) >= count
+
+    def late(moment: float) -> Callable[[float], bool]:
+        return lambda spent: spent > moment
+
+    newest = ".model.training/*/checkpoint_*"
+    moments = [
+        seen("pairs/*/table/runs/*/commits/*", 1),
+        seen(newest, 1),
+        seen(newest, 2),
+        *map(late, random.uniform(5, 40, 5)),
+    ]
+    ends = [lesson.job(output, "--pairs", str(kept), kill_when=moment, limit=600).status for moment in moments]
+    assert ends[:3] == [None] * 3 and set(ends) <= {None, 0}
+    assert lesson.job(output, "--pairs", str(kept), limit=600).status == 0
     same_as_unbroken(lesson, output, kept)
 
 
