@@ -7,9 +7,10 @@
              object that has the column, is read as jsonl
     parquet  a column of strings, of lists of strings, or of bytes
 
-A row that is broken is one rejection: a CSV row of other than the header's number of cells or with quotes where none belong, a
-line that is no JSON, an object without the column. Damage that leaves no way to the next row (a JSON list or mapping that
-breaks off, a gzip stream that does not inflate) is one row at the file's early end. Blank lines are no rows.
+A row that is broken is one rejection: a CSV row of other than the header's number of cells, with quotes where none belong or a
+cell of more than 128 KiB, a line that is no JSON, an object without the column. Damage that leaves no way to the next row (a
+JSON list or mapping that breaks off, a gzip stream that does not inflate) is one row at the file's early end. Blank lines are
+no rows.
 
 Every row is met once and in the file's order; only what is read is in memory: a chunk of 1 MiB, a row, a batch of Parquet.
 What it does not cover: UTF-16; JSON in which the rows are deeper than in the outermost list.
