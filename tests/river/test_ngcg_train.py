@@ -132,7 +132,7 @@ def same_as_unbroken(lesson: Lesson, output: Path, pairs: Path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_killed_and_taken_up_it_is_the_unbroken_one(lesson: Lesson, tmp_path: Path) -> None:
     output, kept = tmp_path / "model", tmp_path / "pairs"
     storage = tmp_path / ".model.training"
@@ -140,9 +140,11 @@ def test_killed_and_taken_up_it_is_the_unbroken_one(lesson: Lesson, tmp_path: Pa
     def training(_: float) -> bool:
         return len(list(storage.glob("*/checkpoint_*"))) > 1  # the first of them is committed
 
-    assert lesson.job(output, "--pairs", str(kept), kill_when=training).status is None, "it ended before it was killed"
+    assert lesson.job(output, "--pairs", str(kept), kill_when=training, limit=280).status is None, (
+        "it ended before it was killed"
+    )
     assert not output.exists()
-    ended = lesson.job(output, "--pairs", str(kept))
+    ended = lesson.job(output, "--pairs", str(kept), limit=280)
     assert ended.status == 0, ended.output
     assert "nothing new in" in ended.output and "paired" not in ended.output  # the pairs were there
     same_as_unbroken(lesson, output, kept)
