@@ -190,7 +190,22 @@ def test_what_they_run_is_what_the_job_takes() -> None:
     for command in said:
         words = shlex.split(command.replace("\\\n", " ").split("\n#\n")[0].replace("\n#", " "))
         config = tyro.cli(GeolocateBucket, args=words[2:])
-        assert config.archive.startswith("s3://") and config.model.startswith("s3://")
+        assert config.archive.startswith("s3://") and config.output.startswith("s3://")
+        assert config.model.startswith("/shared/"), "the driver alone fetches a model from a bucket"
+
+
+def test_every_pod_has_what_is_mounted() -> None:
+    spec = _job(manifest())["rayClusterSpec"]
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        mounted = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+        assert {*mounted} == {volume["name"] for volume in pod["volumes"]}
+        assert mounted["cache"] == "/cache" and mounted["shared"] == "/shared"
+    options = launcher()["docker"]["run_options"]
+    made = " ".join(launcher()["initialization_commands"])
+    for option in options:
+        if option.startswith("-v "):
+            assert option.removeprefix("-v ").split(":")[0] in made, f"Docker would make it as root: {option}"
 
 
 def test_versions_are_the_package_s() -> None:

@@ -9,6 +9,7 @@ each pass commits something.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.progress import Progress, say
 from geobatch.service import serving
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
+from geobatch.sink.lease import Lease
 from geobatch.sink.record import WHOLE
 from geobatch.sink.table import Keys
 from geobatch.store import Store, StoreConfig
@@ -71,11 +73,17 @@ def flow(job: Flow) -> dict[str, Any]:
         The account, with `"new": False` where nothing was left to do.
 
     Raises:
-        UserError: the output is another's, the archive holds nothing, access is denied.
+        UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
         MachineError: workers kept failing; the same command takes the run up again.
     """
     _apart(job.archive.uri, job.output)
     store = Store(job.store)
+    with Lease(store, job.output, who=os.environ.get("RAY_JOB_SUBMISSION_ID", "")) as lease:
+        return _held(job, store, lease)
+
+
+def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
+    """The run, with the output for oneself."""
     archive = json.loads(json.dumps(described(job.archive)))
     run, table = open_run(
         store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate
@@ -92,7 +100,8 @@ def flow(job: Flow) -> dict[str, Any]:
                 f"{table.record['rows']:,} rows"
             )
             return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
-    _work(run, frozen, job)
+    _work(run, frozen, job, lease)
+    lease.check()
     return {"new": True, **run.finish(frozen)}
 
 
@@ -136,7 +145,7 @@ def _known(store: Store, table: Snapshot) -> Any:
     return lambda objects: keys.holds(objects).tolist()
 
 
-def _work(run: Run, frozen: dict[str, Any], job: Flow) -> None:
+def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease) -> None:
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
     # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
     readers = max(1, max(hands.workers for hands in job.river) // 4)
@@ -147,12 +156,14 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow) -> None:
     images = sum(sum(file["rows"]) for file in frozen["files"]) if whole else None
     barren = 0
     while tasks := list(run.remaining(frozen)):
+        lease.check()
         start(river, job.address)
         committed = len(run.commits())
         before = (images - _images(frozen, tasks)) if images is not None else 0
         try:
             with serving(river), Progress(job.what, images, done=before) as progress:
                 for block in run_river(tasks, river):
+                    lease.check()
                     for row in block.to_pylist():
                         note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
                         progress.add(row["read"], note)
