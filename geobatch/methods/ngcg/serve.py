@@ -195,7 +195,8 @@ def _direct(model: Model, serving: Serving) -> Embedder:
     encoder = Encoder.load(model.weights, adapter, model.encoding)
     if adapter is not None:  # in float32, before anything is rounded
         encoder.model = encoder.model.merge_and_unload()
-    encoder.to(dtype=getattr(torch, arithmetic(serving)))
+    for each in encoder.parameters():  # not `encoder.to`: rotary frequencies are buffers, and rounded they turn 0.4 rad off
+        each.data = each.data.to(getattr(torch, arithmetic(serving)))
     if serving.quantise == "int8":
         quantise(encoder, "cuda" if serving.gpus else "cpu")
     tokens = serving.tokens or (_GPU_TOKENS if serving.gpus else _CPU_TOKENS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -135,6 +135,17 @@ def test_half_precision_and_eight_bits_stay_near(model: Model) -> None:
         print(f"{serving.dtype} {serving.quantise}: cosine distance to float32 at most {distance.max():.2g}")
         assert 1e-9 < distance.max() < 1e-2
         assert np.linalg.norm(seen, axis=1) == pytest.approx([1, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("quantise", ["none", "int8"])
+def test_half_precision_leaves_rotary_frequencies_as_they_are(model: Model, quantise: Literal["none", "int8"]) -> None:
+    served = open_embedder(model, replace(PLAIN, dtype="bfloat16", quantise=quantise))
+    assert isinstance(served, Direct)
+    kept = {name: each for name, each in Encoder.load(model.base).named_buffers() if each.is_floating_point()}
+    found = dict(served.encoder.named_buffers())
+    assert any(name.endswith("inv_freq") for name in kept)
+    assert all(torch.equal(found[name], each) and found[name].dtype == torch.float32 for name, each in kept.items())
+    assert next(served.encoder.network.model.text_model.norm.parameters()).dtype == torch.bfloat16
 
 
 def test_what_cannot_be_served_is_said(model: Model, tmp_path: Path) -> None:
