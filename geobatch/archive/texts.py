@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import count as naturals
 from itertools import islice
 from typing import NamedTuple
 
@@ -160,13 +161,15 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig, done: Mapping[int,
         return
     uri, etag = plan["uri"][0].as_py(), plan["etag"][0].as_py()
     number, count, weight, kept = 0, 0, 0, Rows()
-    for at, (image_id, content) in enumerate(_texts(uri, rows(store, uri, etag, config.texts), config)):
+    for at, (image_id, content, ends) in enumerate(_texts(uri, rows(store, uri, etag, config.texts), config)):
         cost = len(content) if isinstance(content, bytes) else 0
         if count and (count == config.shard_rows or weight + cost > config.shard_bytes):
             if number not in done:
                 yield Slice(number, False, at, 0, kept.take())
             number, count, weight = number + 1, 0, 0
         count, weight = count + 1, weight + cost
+        if ends and number in done:
+            number = _free(number, done)
         if number in done:
             continue
         if isinstance(content, bytes):
@@ -176,15 +179,23 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig, done: Mapping[int,
     yield from (piece for piece in close(number, done, 0, kept) if piece.number not in done)
 
 
-def _texts(uri: str, source: Iterator[Row], config: ArchiveConfig) -> Iterator[tuple[str, Content]]:
-    """Every text with its image_id."""
+def _free(number: int, done: Mapping[int, int]) -> int:
+    """The slice that says that a file ends early within `number`, which is done: the first that is missing, for which nothing
+    else would say where its rows went. `number` itself where none is missing.
+    """
+    free = next(each for each in naturals(number) if each not in done)
+    return number if NOTHING in done.values() and free > max(done) else free
+
+
+def _texts(uri: str, source: Iterator[Row], config: ArchiveConfig) -> Iterator[tuple[str, Content, bool]]:
+    """Every text with its image_id, and whether it is none but the file's early end."""
     ids, first = _Ids(uri), 0
     while batch := list(islice(source, _NAMED)):
         given = iter(ids.give([each.name for each in batch if each.name is not None]))
         for at, each in enumerate(batch, first):
             called = escaped(uri) if each.ends else next(given) if each.name is not None else ids.numbered(at)
             for count, content in enumerate(each.texts, 1):
-                yield (f"{called}@{count}" if len(each.texts) > 1 else called), _judged(content, config)
+                yield (f"{called}@{count}" if len(each.texts) > 1 else called), _judged(content, config), each.ends
         first += len(batch)
 
 

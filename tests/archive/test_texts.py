@@ -23,7 +23,7 @@ from geobatch.archive.fields import fields
 from geobatch.archive.shard import read_shard
 from geobatch.archive.texts import NOTHING, Entry, entries, holds_texts
 from geobatch.errors import REASONS, UserError
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Denied, Store, StoreConfig
 from tests.archive.reading import fates, put, rows, shards, slices
 from tests.archives import make
 from tests.conftest import S3Server
@@ -338,6 +338,51 @@ def test_a_file_replaced_or_deleted_meanwhile_is_a_row(tmp_path: Path) -> None:
     assert [piece.table["reason"].to_pylist() for piece in slices(STORE, shard, config)] == [["changed"]]
     (tmp_path / "x.csv").unlink()
     assert [piece.table["reason"].to_pylist() for piece in slices(STORE, shard, config)] == [["missing"]]
+
+
+@pytest.mark.parametrize(
+    ("done", "numbers", "held"),
+    [
+        ({0: 5, 1: 10}, [2], 2),
+        ({0: 5, 2: 15}, [1, 3], 1),
+        ({0: 5, 2: NOTHING}, [1], 1),
+        ({0: 5, 1: NOTHING}, [], None),
+    ],
+)
+@pytest.mark.parametrize("reason", ["changed", "missing", "unreadable"])
+def test_a_file_that_cannot_be_read_again_says_so_behind_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, done: dict[int, int], numbers: list[int], held: int | None
+) -> None:
+    pairs = [(f"n{at}", f"text {at}") for at in range(20)]
+    config = ArchiveConfig(uri=put(tmp_path, "x.csv", as_csv(pairs)), texts="auto", shard_rows=5)
+    [shard] = shards(STORE, config)
+    if reason == "changed":
+        put(tmp_path, "x.csv", as_csv(pairs + pairs))
+    elif reason == "missing":
+        (tmp_path / "x.csv").unlink()
+    else:
+
+        def refused(*_: Any, **__: Any) -> None:
+            raise Denied("access denied")
+
+        monkeypatch.setattr(Store, "stream", refused)  # the tests may run as root, who is denied nothing
+    rest = slices(STORE, shard, config, done)
+    assert [piece.number for piece in rest] == numbers
+    assert [(piece.number, each) for piece in rest for each in piece.table["reason"].to_pylist()] == (
+        [] if held is None else [(held, reason)]
+    )
+
+
+def test_a_file_known_to_break_off_is_read_again_to_the_same_end(tmp_path: Path) -> None:
+    data = as_list([(f"n{at}", f"text {at}") for at in range(8)])[:-20]  # breaks off in the second slice
+    config = ArchiveConfig(uri=put(tmp_path, "x.json", data), texts="auto", shard_rows=5)
+    [shard] = shards(STORE, config)
+    whole = slices(STORE, shard, config)
+    assert [piece.end for piece in whole] == [5, NOTHING] and whole[1].table["reason"].to_pylist()[-1] == "broken_archive"
+    [first] = slices(STORE, shard, config, {1: NOTHING})
+    assert first[:3] == whole[0][:3] and first.table.equals(whole[0].table)
+    [second] = slices(STORE, shard, config, {0: 5})
+    assert second.table.equals(whole[1].table)
 
 
 def test_files_below_a_prefix_and_what_lies_beside_them(tmp_path: Path) -> None:
