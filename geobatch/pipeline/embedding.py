@@ -102,14 +102,14 @@ class Embedding:
         river: the stages between Read and Write.
         decides: what decides a row, as JSON.
         views: names and sizes of a vector's views, in order; None for one. Opens the encoder.
-        encoder: fingerprint by which NGCG knows its galleries, or None.
+        encoder: fingerprint by which a gallery knows its own encoder.
     """
 
     archive: ArchiveConfig
     river: list[Hands]
     decides: dict[str, Any]
     views: Callable[[], dict[str, int] | None]
-    encoder: str | None = None
+    encoder: str
 
 
 def embedding(asked: Asked, store: Store, workers: int) -> Embedding:
@@ -169,6 +169,7 @@ def _images(asked: Asked, encoder: Path, workers: int) -> Embedding:
         ],
         decides=decides,
         views=views,
+        encoder=decides["encoder"],
     )
 
 

@@ -57,14 +57,16 @@ class Opened:
         return self.model.encoding.dimensions or int(self._inputs.config.get_text_config().hidden_size)
 
     def suits(self, gallery: Path) -> None:
-        """Raises:
-        UserError: the gallery at that folder is of another encoder.
+        """A gallery made by hand, which has no source, may be of nobody.
+
+        Raises:
+            UserError: the gallery at that folder is of another encoder.
         """
         record = read_record(gallery)
         why = ""
         if record["dimension"] != self.dimension:
             why = f"its vectors have {record['dimension']} numbers, this one's {self.dimension}"
-        elif record.get("encoder") not in (None, self.fingerprint):
+        elif record.get("encoder") not in ((self.fingerprint,) if record.get("source") else (None, self.fingerprint)):
             why = "of other weights, or with another encoding"
         if why:
             raise UserError(f"{gallery} is a gallery of another encoder ({why}); "

@@ -17,8 +17,9 @@ from geobatch.engine.gallery import Gallery, read_record
 from geobatch.errors import UserError
 from geobatch.geo.tiles import centres, side_km
 from geobatch.image import DecodeConfig
+from geobatch.methods.ngcg.config import Encoding
 from geobatch.methods.ngcg.encoder import Encoder
-from geobatch.methods.ngcg.serve import Serving
+from geobatch.methods.ngcg.serve import Model, Serving
 from geobatch.pipeline.build_gallery import BuildGallery, indexed
 from geobatch.pipeline.embedding import Embedding, embedding
 from geobatch.pipeline.folder import fingerprint, fingerprint_of
@@ -133,12 +134,17 @@ def test_texts_with_places_of_names_and_of_a_file(model: Path, tmp_path: Path) -
     assert rows["footprint_km"].to_pylist() == [None, 0.5]
 
 
-def test_an_encoder_of_images_is_as_before(encoder: Path, tmp_path: Path) -> None:
+def _sixteen(model: Path) -> Model:
+    return Model(base=str(model), encoding=Encoding(dimensions=16))
+
+
+def test_an_encoder_of_images_is_as_before(encoder: Path, model: Path, tmp_path: Path) -> None:
     """The order of its river and its fingerprint, so that tables of earlier versions are taken up."""
     (tmp_path / "t.csv").write_text("id,lat,lon\nz,1,2\n")
     for settings in ({}, {"truth": str(tmp_path / "t.csv")}):
         by = opened(encoder, **settings)
-        assert stages(by) == ["Decode", "Survey", "Embed"] and by.archive.shard_rows == 256 and by.encoder is None
+        assert stages(by) == ["Decode", "Survey", "Embed"] and by.archive.shard_rows == 256
+        assert by.encoder == fingerprint_of(encoder)
         assert by.decides == {
             "encoder": fingerprint_of(encoder),
             "truth": settings.get("truth"),
@@ -154,7 +160,9 @@ def test_an_encoder_of_images_is_as_before(encoder: Path, tmp_path: Path) -> Non
     rows = through(tiles, images(["z", "17/1/2.png"], [png(1), png(2)]))
     assert rows["stage"].to_pylist() == ["survey", None]
     gallery = gallery_of(tmp_path / "g", asked(encoder, places="xyz"), rows)
-    assert len(gallery) == 1 and gallery.views == {"image": 16} and "encoder" not in gallery.record
+    assert len(gallery) == 1 and gallery.views == {"image": 16} and gallery.record["encoder"] == fingerprint_of(encoder)
+    with pytest.raises(UserError, match="a gallery of another encoder"):
+        replace(open_model(Store(), str(model)), model=_sixteen(model)).suits(tmp_path / "g")
     assert gallery.footprints(np.array([0])) is not None
 
 

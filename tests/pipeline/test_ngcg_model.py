@@ -99,6 +99,9 @@ def test_a_gallery_knows_its_own_encoder(trained: Path, base: Path, tmp_path: Pa
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "encoder": own.fingerprint}))
     own.suits(tmp_path / "gallery")
+    path.write_text(json.dumps({**record, "source": {"parts": {"a.parquet": 0}}}))  # built by a version that named none
+    with pytest.raises(UserError, match=r"a gallery of another encoder .*other weights"):
+        own.suits(tmp_path / "gallery")
     path.write_text(json.dumps({**record, "encoder": "another"}))
     with pytest.raises(UserError, match=r"a gallery of another encoder .*other weights"):
         own.suits(tmp_path / "gallery")
