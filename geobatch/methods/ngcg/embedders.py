@@ -2,7 +2,8 @@
 
 One text or picture never takes another with it. Here, a batch that fails is halved until the one that fails alone is found; at
 the desk, what kills the engine is found in the same way (`geobatch.engine.generator`). Where every one of several fails, and
-not for what it is, the machine is at fault and it is raised.
+not for what it is, the machine is at fault and it is raised. So it is here where, behind a row that fails, not even a text of
+one letter gets through: a GPU that is lost in the middle of a slice must not make rejections of the slice's rest.
 
 Not covered: an engine that several processes share.
 """
@@ -30,6 +31,12 @@ Picture = npt.NDArray[np.uint8]
 
 #: Errors that are never a text's or a picture's fault.
 _MACHINE = (MachineError, UserError, MemoryError, OSError)
+
+#: Errors after which a GPU computes nothing for this process any more.
+_LOST = (torch.AcceleratorError,)
+
+#: A text that every encoder can embed: where it cannot, the machine is at fault.
+_KNOWN = "a"
 
 #: Tokens of context beyond the longest prompt: vLLM wants room for one more.
 _SPARE = 16
@@ -81,6 +88,8 @@ class Direct:
         except _MACHINE:
             raise
         except Exception as error:  # noqa: BLE001  of one row, unless every row has one
+            if isinstance(error, _LOST) or (len(rows) == 1 and not isinstance(error, Rejection) and not self._works(error)):
+                raise MachineError(f"the encoder's machine fails: {type(error).__name__}: {error}") from error
             if len(rows) == 1:
                 found[rows[0]] = _fault(error)
                 return
@@ -90,6 +99,18 @@ class Direct:
         for row, vector in zip(rows, vectors, strict=True):
             finite = np.isfinite(vector).all()
             found[row] = vector if finite else Rejection("failed", "its vector has numbers that are not finite")
+
+
+    def _works(self, error: Exception) -> bool:
+        """Whether what a row failed by is the row's: another text gets through, and it was not memory, which bounds no row."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return False
+        try:
+            with torch.inference_mode():
+                self.encoder(self.encoder.texts([_KNOWN])).cpu()
+        except Exception:  # noqa: BLE001  whatever it is, it is no text's fault
+            return False
+        return True
 
 
 class Desk:

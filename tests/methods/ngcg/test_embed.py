@@ -112,12 +112,28 @@ def test_a_picture_that_is_none_is_one_rejection_among_its_batch(encoder: Encode
 def test_a_network_that_fails_at_everything_is_the_machines_fault(model: Model) -> None:
     broken = Encoder.load(model.base, None, model.encoding)
     broken.network.model.text_model.norm.weight = torch.nn.Parameter(torch.ones(3))
-    with pytest.raises(MachineError, match="every one of 3"):
+    with pytest.raises(MachineError, match="machine fails: RuntimeError"):
         Direct(broken, 4, 512).texts(["a", "b", "c"], TEXTS[:3])
     with torch.no_grad():
         broken.network.model.text_model.norm.weight = torch.nn.Parameter(torch.full((64,), torch.nan))
     with pytest.raises(MachineError, match="finite"):
         Direct(broken, 4, 512).pictures(["a", "b"], pictures(2))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("an illegal memory access"), torch.OutOfMemoryError("none left")])
+def test_a_network_that_fails_from_some_batch_on_makes_no_rejections(model: Model, error: Exception) -> None:
+    lost = Encoder.load(model.base, None, model.encoding)
+    calls = 0
+
+    def fails(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 or (calls > 2 and not isinstance(error, torch.OutOfMemoryError)):  # memory comes back, a context does not
+            raise error
+
+    lost.network.model.register_forward_pre_hook(fails)
+    with pytest.raises(MachineError, match="machine fails"):
+        Direct(lost, 1, 1).texts(["a", "b", "c"], TEXTS[:3])
 
 
 def test_nothing_is_nothing(encoder: Encoder) -> None:
