@@ -17,6 +17,7 @@ from typing import Any
 
 from geobatch.methods.ngcg.train import ADAPTER, MERGED
 from geobatch.pipeline.folder import CARD
+from geobatch.pipeline.ngcg_model import METHOD
 from geobatch.pipeline.pairs import Prepared
 from geobatch.progress import say
 
@@ -33,7 +34,7 @@ def card_of(about: dict[str, Any], prepared: Prepared, pairs: tuple[int, int], s
     measured = {name.removeprefix("validation_"): value for name, value in figures.items() if name.startswith("validation_")}
     tuning, written = about["config"]["tuning"], prepared.written
     return {
-        "method": "ngcg",
+        "method": METHOD,
         "adapter": None if tuning["whole"] else ADAPTER,
         "merged": MERGED if tuning["whole"] else None,
         "temperature": figures["temperature"],

@@ -37,9 +37,10 @@ from geobatch.methods.ngcg.config import Encoding, Tuning, Validation
 from geobatch.methods.ngcg.pairs import Pairs, split
 from geobatch.methods.ngcg.small import Small, write_small
 from geobatch.methods.ngcg.train import ADAPTER, HISTORY, MERGED, Fit
-from geobatch.pipeline.folder import CARD, fingerprint, fingerprint_of_base
+from geobatch.pipeline.folder import CARD, card, fingerprint, fingerprint_of_base
 from geobatch.pipeline.ngcg_base import Base, dry, resolve
 from geobatch.pipeline.ngcg_card import card_of, made, tell, write
+from geobatch.pipeline.ngcg_model import METHOD
 from geobatch.pipeline.pairs import MISSING, REJECTED, Prepared, Source, prepare
 from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
@@ -145,19 +146,19 @@ def ngcg_train(config: NgcgTrain) -> dict[str, Any]:
     source = _source(config, base.side)
     output = Path(config.output).resolve()  # training workers have a directory of their own
     asked = fingerprint({"pairs": source.decides(annotations), "base": base.identity, "settings": _settings(config)})
-    card = made(output, "asked", asked)
-    if card is None:
+    about = made(output, "asked", asked)
+    if about is None:
         say(f"{base.named}: {base.counts}")
-        card = _learnt(config, base, source, annotations, output) | {"asked": asked}
-        write(output, card)
-    if config.merge and not card["merged"]:  # after the card: what is trained can be used, whatever becomes of this
+        about = _learnt(config, base, source, annotations, output) | {"asked": asked}
+        write(output, about)
+    if config.merge and not about["merged"]:  # after the card: what is trained can be used, whatever becomes of this
         shutil.rmtree(output / MERGED, ignore_errors=True)
         merge(Path(base.folder), output / ADAPTER, output / MERGED)
-        card["merged"] = MERGED
-        write(output, card)
+        about["merged"] = MERGED
+        write(output, about)
     shutil.rmtree(_work(output), ignore_errors=True)
-    tell(output, card)
-    return card
+    tell(output, about)
+    return about
 
 
 def _checked(config: NgcgTrain) -> None:
@@ -186,7 +187,10 @@ def _checked(config: NgcgTrain) -> None:
 
 
 def _ours(output: Path) -> bool:
-    return (output / CARD).is_file() or (output / HISTORY).is_file()
+    """Whether a folder may be replaced: a model of this job, or one that its driver died before describing."""
+    if not (output / CARD).is_file():
+        return (output / HISTORY).is_file()
+    return bool(card(output).get("method") == METHOD)
 
 
 def _source(config: NgcgTrain, side: int) -> Source:

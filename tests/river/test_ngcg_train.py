@@ -256,6 +256,9 @@ def test_an_output_that_holds_something_else_stays(lesson: Lesson, tmp_path: Pat
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds something else than a model"):
         ngcg_train(lesson.config(tmp_path / "mine"))
+    (tmp_path / "mine/geobatch.json").write_text(json.dumps({"method": "geotoken"}))
+    with pytest.raises(UserError, match="holds something else than a model"):
+        ngcg_train(lesson.config(tmp_path / "mine"))
     assert (tmp_path / "mine/thesis.txt").exists()
 
 
