@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from geobatch.benchmark.confidence import Coverage, area_coverage, radius_coverage
 from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, ORACLE, SCORE, Evaluation
 from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, Interval, calibration, figures, paired_difference
+from geobatch.benchmark.named import mark_of, rows_of
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
@@ -64,7 +65,7 @@ def evaluate(
         UserError: no image of the table is in the truth, or an image stands in a table twice.
     """
     ids = _unique_ids(places, "the table")
-    found = truth.match(ids)
+    found = rows_of(truth, ids)
     rows, true_rows = np.flatnonzero(found >= 0), found[found >= 0]
     if not rows.size:
         raise UserError(f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth "
@@ -75,7 +76,8 @@ def evaluate(
     judged = _Judged(places, rows, truth.latitude[true_rows], truth.longitude[true_rows])
     distances = judged.choices(pool_neighbours)
     for name, table in (others or {}).items():
-        distances[name] = _other(table, name, [truth.image_id[row] for row in true_rows], judged, truth)
+        marks = [mark_of(ids[row]) if row >= 0 else "" for row in rows.tolist()]
+        distances[name] = _other(table, name, list(zip(true_rows.tolist(), marks, strict=True)), judged, truth)
     chosen, neighbour = distances[CHOSEN], distances.get(NEIGHBOUR)
     reasons = pc.value_counts(places["reason"].drop_null()).to_pylist()
     return Evaluation(
@@ -226,11 +228,11 @@ def _unique_ids(places: pa.Table, name: str) -> list[str]:
     return ids
 
 
-def _other(table: pa.Table, name: str, true_ids: Sequence[str], judged: _Judged, truth: Truth) -> Floats:
-    """Distances `(images,)` of another table's places over the images that are judged."""
+def _other(table: pa.Table, name: str, true_rows: Sequence[tuple[int, str]], judged: _Judged, truth: Truth) -> Floats:
+    """Distances `(images,)` of another table's places over the images that are judged, known by row of the truth and mark."""
     ids = _unique_ids(table, name)
-    row_of = {truth.image_id[at]: row for row, at in enumerate(truth.match(ids)) if at >= 0}
-    rows = np.array([row_of.get(one, -1) for one in true_ids], np.intp)
+    row_of = {(at, mark_of(ids[row])): row for row, at in enumerate(rows_of(truth, ids).tolist()) if at >= 0}
+    rows = np.array([row_of.get(one, -1) for one in true_rows], np.intp)
     theirs = _Judged(table, rows, judged.latitude, judged.longitude)
     return theirs.distance(theirs.column("latitude"), theirs.column("longitude"))
 

@@ -12,6 +12,12 @@ for names that carry places the folder says nothing, for others it is taken at i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geobatch.benchmark.truth import Truth
 
 _MARKS = re.compile(r"(?:~\d+)?(?:@\d+)?$")
 _PLACE = re.compile(r"([-+]?\d{1,3}(?:\.\d+)?),([-+]?\d{1,3}(?:\.\d+)?)(?=_|\.[A-Za-z]\w*$|$)")
@@ -25,7 +31,46 @@ def path_of(name: str) -> str:
     ('0839/image-43.jpeg', 's3://b/tiles/0839/image-43.jpeg')
     """
     _, hash_, member = name.partition("#")
-    path = _MARKS.sub("", member) if hash_ else name
+    return _unescaped(_MARKS.sub("", member) if hash_ else name)
+
+
+def stem_of(name: str) -> str:
+    """An image_id without the mark of which text, or which row of its name, it is.
+
+    >>> stem_of("s3://b/test.json#0839/image-43.jpeg~2@1")
+    's3://b/test.json#0839/image-43.jpeg'
+    """
+    return name.removesuffix(mark_of(name))
+
+
+def mark_of(name: str) -> str:
+    """What `stem_of` leaves out.
+
+    >>> mark_of("s3://b/test.json#0839/image-43.jpeg~2@1"), mark_of("a.png")
+    ('~2@1', '')
+    """
+    found = _MARKS.search(name)
+    return found[0] if found else ""
+
+
+def rows_of(truth: Truth, image_ids: Sequence[str]) -> NDArray[np.intp]:
+    """Rows `(M,)` of a truth that images or texts belong to, -1 where there is none: `Truth.match`, but that the texts of one
+    row share its place, unless the truth names them one by one.
+
+    Raises:
+        UserError: as `Truth.match`.
+    """
+    rows = truth.match(image_ids)
+    ways: tuple[Callable[[str], str], ...] = (stem_of, lambda name: _unescaped(stem_of(name)))
+    for way in ways:
+        other = [(at, name) for at in np.flatnonzero(rows < 0).tolist() if (name := way(image_ids[at])) != image_ids[at]]
+        if other:
+            each, back = np.unique(np.array([name for _, name in other], object), return_inverse=True)
+            rows[[at for at, _ in other]] = truth.match(each.tolist())[back]
+    return rows
+
+
+def _unescaped(path: str) -> str:
     for escape, character in _ESCAPES:
         path = path.replace(escape, character)
     return path

@@ -11,7 +11,8 @@ Where a place comes from, `Places`:
     auto      of truth (where it is given), geotiff, names and xyz the first that knows the tile
 
 A file of truth is given on purpose, so in `auto` it goes before what a name only looks like; `17_70406_42987` is left to `xyz`,
-since a date may look so. Only `xyz`, `geotiff` and a truth file know a side; the others take the one that is given for all.
+since a date may look so. Only `xyz`, `geotiff` and a truth file know a side; the others take the one that is given for all. The
+texts of one row of an archive of texts share its line of the file (`benchmark.named.rows_of`).
 
 Addresses and tags are read from image_id and bytes, before pictures are decoded; `exif` needs what decoding found.
 """
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from geobatch.benchmark.columns import IMAGE_NAMES
 from geobatch.benchmark.geotiff import ground, is_tiff
 from geobatch.benchmark.lookup import Lookup
-from geobatch.benchmark.named import path_of, place_of
+from geobatch.benchmark.named import path_of, place_of, rows_of
 from geobatch.benchmark.truth import Truth, load_truth
 from geobatch.errors import Rejection, UserError
 from geobatch.geo.tiles import Scheme, centres, place_in_name, side_km, tile_in_name
@@ -87,7 +88,7 @@ class Survey(Stage):
         found = np.full((len(names), 3), np.nan)
         why = [self._unknown] * len(names)
         if self.truth is not None:
-            rows = self.truth.match(names)
+            rows = rows_of(self.truth, names)
             there = rows >= 0
             known = (self.truth.latitude, self.truth.longitude, self._sides)
             found[there] = np.stack([each[rows[there]] for each in known], axis=1)

@@ -144,6 +144,14 @@ def test_other_tables_are_judged_over_the_same_images() -> None:
     assert found.choices["greedy"].images == 4
 
 
+def test_the_texts_of_one_image_are_judged_each_by_its_place_and_compared_with_its_own() -> None:
+    x = "s3://b/t.json#"
+    ours = table(row(f"{x}a@1", 1.0), row(f"{x}a@2", 20.0), row(f"{x}b", 3.0))
+    other = table(row(f"{x}a@2", 7.0), row(f"{x}b", 8.0), row(f"{x}a@1", 9.0))
+    found = evaluate(ours, origin("a", "b"), others={"other": other}, bootstrap=QUICK)
+    assert found.images == 3 and near(found, "chosen") == [1.0, 20.0, 3.0] and near(found, "other") == [9.0, 7.0, 8.0]
+
+
 def test_order_of_rows_and_of_truth_does_not_matter() -> None:
     here, there = whole(), whole().take([4, 2, 0, 3, 1])
     one = evaluate(here, origin("a", "b", "c", "d"), bootstrap=QUICK)

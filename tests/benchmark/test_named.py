@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import doctest
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geobatch.archive.texts import _Ids
 from geobatch.benchmark import named
-from geobatch.benchmark.named import building_of, file_of, path_of, place_of
+from geobatch.benchmark.named import building_of, file_of, path_of, place_of, rows_of
+from geobatch.benchmark.truth import truth_of
+from geobatch.errors import UserError
 
 
 def test_the_examples_hold() -> None:
     found = doctest.testmod(named)
-    assert found.attempted == 4 and not found.failed
+    assert found.attempted == 6 and not found.failed
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,14 @@ def test_an_id_tells_the_name_it_was_made_of(parts: list[str], again: int, sever
     assert len(set(given_ids)) == again + 1
     assert {path_of(each) for each in given_ids} == {name}
     assert file_of(given_ids[-1]) == parts[-1] and building_of(given_ids[0]) == building_of(given_ids[-1])
+
+
+def test_texts_of_one_row_share_its_line_of_a_truth_and_may_have_their_own() -> None:
+    names = ["0839/image-43", "odd@7", "b@2", "b"]
+    truth = truth_of(names, np.zeros(4), np.zeros(4), "truth.csv")
+    x = "s3://b/t.json#"
+    asked = [f"{x}0839/image-43.jpeg@1", f"{x}0839/image-43.jpeg~2@3", f"{x}odd%407", f"{x}odd%407@2", f"{x}b@2", f"{x}b@1"]
+    assert rows_of(truth, [*asked, "else"]).tolist() == [0, 0, 1, 1, 2, 3, -1]
+    assert rows_of(truth, []).tolist() == []
+    with pytest.raises(UserError, match="fits both"):
+        rows_of(truth, ["x.json#0839/image-43.jpeg@1", "y.json#0839/image-43.jpeg@1"])

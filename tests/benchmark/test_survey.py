@@ -201,6 +201,12 @@ class TestSurvey:
         with pytest.raises(UserError, match="give --truth"):
             Survey("truth")
 
+    def test_the_texts_of_a_row_share_its_line(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("image_id,latitude,longitude,size_m\n0839/image-43.jpeg,1,2,500\n")
+        names = [f"s3://b/test.json#0839/image-43.jpeg{mark}" for mark in ("@1", "@2", "~2")]
+        found = surveyed(images([*names, "s3://b/test.json#0840/a.jpeg@1"]), truth=str(tmp_path / "t.csv"))
+        assert [place[:3] for place in found] == [(1.0, 2.0, 0.5)] * 3 + [(None, None, None)]
+
     def test_tags(self) -> None:
         found = surveyed(images(["a.tif", "b.tif", "c.png"], [UTM, b"II*\0broken", None]), places="geotiff")
         assert found[0][0] == pytest.approx(45.15, abs=0.05) and found[0][2] == pytest.approx(0.49, abs=0.01)

@@ -18,15 +18,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geobatch.benchmark.columns import IMAGE_NAMES
+from geobatch.benchmark.named import rows_of
 from geobatch.benchmark.truth import load_truth
 from geobatch.engine.gallery import Rows
 from geobatch.errors import UserError
 from geobatch.store import Store
 
 Floats = NDArray[np.float64]
-
-#: The end of a text's name that says which of an image's several captions it is.
-_CAPTION = re.compile(r"(?:~\d+)?(?:@\d+)?$")
 
 
 class Points:
@@ -52,7 +50,7 @@ class Points:
     def of(self, image_ids: Sequence[str]) -> tuple[Floats, Floats, Floats, Rows]:
         """Latitude and longitude (N,) in degrees, NaN where the file has none, radius in km and count of nearest, 0 for any."""
         names = list(image_ids)
-        rows = self._rows(names)
+        rows = rows_of(self.truth, names)
         latitude = np.where(rows >= 0, self.truth.latitude[rows], np.nan)
         longitude = np.where(rows >= 0, self.truth.longitude[rows], np.nan)
         radius = np.full(len(names), self.radius_km)
@@ -63,16 +61,6 @@ class Points:
                 radius[at] = radius[at] if math.isnan(own[0]) else own[0]
                 nearest[at] = own[1] or nearest[at]
         return latitude, longitude, radius, nearest
-
-    def _rows(self, names: list[str]) -> NDArray[np.intp]:
-        """The file's row of each name; the captions of one image share its row."""
-        stems = [_CAPTION.sub("", name) for name in names]
-        each, back = np.unique(np.array(stems, object), return_inverse=True)
-        rows = self.truth.match(each.tolist())[back]
-        left = np.flatnonzero((rows < 0) & np.array([name != stem for name, stem in zip(names, stems, strict=True)], bool))
-        if len(left):  # names of the archive's own that end like a caption's
-            rows[left] = self.truth.match([names[at] for at in left.tolist()])
-        return rows
 
 
 def _extra(store: Store, uri: str) -> dict[str, tuple[float, int]]:
