@@ -7,4 +7,5 @@ evaluate        a table of places against truth, by every choice the table offer
 named           what names of published tiles tell: places, buildings
 exact, retrieval the best tiles of each text, exactly; R@k and L@m of them, both ways, among all and among the nearest 100
 world, deposit  the embedded world: crops of the Blue Marble, laid down as archives
+chart, landscape, wording other renderings of the Earth, what can be known of a place from them, and that as texts
 """

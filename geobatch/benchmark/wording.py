@@ -1,11 +1,11 @@
 """What is known of a place (`landscape`), said in English, differently each time.
 
-    About 240 km south-east of Tamanrasset, Algeria. Far from any sea. Desert covers nearly everything. Mountains rise in the
-    north and north-west, the rest is flat. The ground is high. No river reaches this place.
+    Mostly plains, with hill country here and there. A river or two. Far from any sea. Go 160 km south-east from Porto Velho,
+    Brazil. Entirely closed woodland.
 
-A text holds up to nine statements. The sea, the cover of the ground and its relief are always told; height, amount of water,
-islands, lakes and rivers, and the name of the nearest city, each by chance, so that two texts of one place differ in what they
-say and not only in how. Each statement has three to six wordings, four nouns for one thing, and its place in the text is drawn.
+A text holds up to nine statements. The sea, the cover of the ground, its relief and the nearest city are always told; height,
+amount of water, islands, lakes and rivers each by chance, so that two texts of one place differ in what they say and not only
+in how. Each statement has three to six wordings, four nouns for one thing, and its place in the text is drawn.
 
 What a direction means is one rule for all: "in the west" is said of a thing if it is at least half of the western third of the
 square, "in the north-west" if it is at least half of that ninth and neither third is said, "in the middle" if it is half of the

@@ -134,3 +134,20 @@ def test_quality_is_the_jpegs() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
     low, high = compress(picture, np.array([10, 95]))
     assert len(low) < len(high) / 3
+
+
+def test_another_rendering_shows_the_same_coasts_in_other_colours(world: World) -> None:
+    relief = World(map="relief")
+    lat, lon = world.scatter(300, seed=6)
+    coast = np.flatnonzero(np.abs(world.land_share(lat, lon) - 0.5) < 0.25)
+    marble, pale = (each.cut(lat[coast], lon[coast]).astype(float) for each in (world, relief))
+    assert np.abs(marble - pale).mean() > 40
+
+    def water(pictures: np.ndarray) -> np.ndarray:
+        blue = (pictures[..., 2] - pictures[..., 0]).reshape(len(pictures), -1)
+        blue -= blue.mean(axis=1, keepdims=True)
+        return blue / np.linalg.norm(blue, axis=1, keepdims=True)
+
+    # Where one is bluer the other is: each crop among all others by the outline of its sea alone.
+    likeness = water(marble) @ water(pale).T
+    assert len(coast) > 20 and (likeness.argmax(axis=1) == np.arange(len(coast))).mean() > 0.9
