@@ -8,9 +8,10 @@ What counts as the right tile is the benchmark's:
     names     whatever `geobatch.benchmark.named.building_of` says that both show, with or without its extension
     places    the tile whose centre is nearest to the query's place: any archive of map tiles
 
-The place of a query is `--truth`'s, else the one its gallery knows, else what its name begins with. The reverse direction is
-judged too: i2t asks with every tile for the texts, which for a gallery of millions of tiles takes as long as it sounds, so it
-is left out beyond `REVERSED` tiles. Texts and tiles that were rejected are in no gallery, and neither asked nor found.
+The place of a query is `--truth`'s, else its gallery's, else what its name begins with. A tile stays where its own gallery or
+name has it, though the file name it too: CVG-Text's tiles are called like their queries, and would be judged against themselves.
+The reverse direction is judged too, with the same places: i2t asks with every tile for the texts, which for millions of tiles
+takes as long as it sounds, so it is left out beyond `REVERSED`. What was rejected is in no gallery, and neither asked nor found.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Floats = NDArray[np.float64]
 #: Tiles up to which the reverse direction is judged as well.
 REVERSED = 200_000
 
-#: The file of an output that holds what is known of each query.
-TABLE = "retrieval.parquet"
+#: The files of an output: what is known of each query, and the figures with what was asked.
+TABLE, FIGURES = "retrieval.parquet", "retrieval.json"
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 _ROWS = pa.schema(
@@ -112,7 +113,7 @@ def evaluate_retrieval(config: EvaluateRetrieval) -> list[Retrieval]:
     _comparable(asked, held, config)
     truth = None if config.truth is None else load_truth(store, config.truth)
     names, others = _names(asked), _names(held)
-    places = [_places(*each, truth) for each in ((asked, names), (held, others))]
+    places = [_places(asked, names, truth), _places(held, others, None)]
     classes = _classes(names, others, places, config)
     queries, tiles = (
         Side(gallery, known, *where) for gallery, known, where in zip((asked, held), classes, places, strict=True)
@@ -241,6 +242,7 @@ def _against(config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table) 
         theirs = pq.read_table(path, schema=_ROWS)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is no output of this job ({str(error)[:100]}); name its folder with --against") from error
+    _same_question(path.with_name(FIGURES), config, found)
     compared = {}
     for one in (each for each in found if each.recall):
         mine, other = (_of(table, one) for table in (rows, theirs))
@@ -252,6 +254,26 @@ def _against(config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table) 
         cells = [f"R@{k} {100 * each.value:+.1f} ({100 * each.low:+.1f}…{100 * each.high:+.1f})" for k, each in by_k.items()]
         say(f"{one.direction}, {one.protocol}, over {config.against}: " + ", ".join(cells))
     return compared
+
+
+def _same_question(path: Path, config: EvaluateRetrieval, found: list[Retrieval]) -> None:
+    """Raises:
+    UserError: the other run had something else for right, ranked other tiles, or kept fewer places than are compared.
+    """
+    try:
+        theirs = json.loads(path.read_text())
+        kept, benchmark, nearest = max(theirs["ks"]), theirs["benchmark"], theirs["nearest"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} does not say what was asked ({error!r}); run that evaluation again") from error
+    why = ""
+    if benchmark != config.benchmark:
+        why = f"by --benchmark {benchmark}, not {config.benchmark}"
+    elif nearest != config.nearest and any(one.protocol == "nearest" for one in found):
+        why = f"among the nearest {nearest}, not {config.nearest}"
+    elif kept < max(config.ks):
+        why = f"up to R@{kept}, not R@{max(config.ks)}"
+    if why:
+        raise UserError(f"{path} was judged {why}; compare runs with the same settings")
 
 
 def _of(table: pa.Table, one: Retrieval) -> pa.Table:
@@ -267,10 +289,12 @@ def _write(
         "queries": config.queries,
         "gallery": config.gallery,
         "benchmark": config.benchmark,
+        "ks": config.ks,
+        "nearest": config.nearest,
         "figures": [one.as_dict() for one in found],
         "against": config.against,
         "differences": {name: {str(k): asdict(one) for k, one in by_k.items()} for name, by_k in compared.items()},
     }
     pq.write_table(rows, folder / TABLE, compression="zstd")
-    (folder / "retrieval.json").write_text(json.dumps(document, indent=1) + "\n")
-    say(f"figures in {folder / 'retrieval.json'}, each query in {folder / TABLE}")
+    (folder / FIGURES).write_text(json.dumps(document, indent=1) + "\n")
+    say(f"figures in {folder / FIGURES}, each query in {folder / TABLE}")

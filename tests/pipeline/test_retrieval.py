@@ -125,6 +125,33 @@ def test_the_tile_nearest_to_a_place_is_right_and_a_truth_file_says_where(tmp_pa
     }
 
 
+def test_a_truth_file_moves_the_queries_and_not_the_tiles_that_are_called_alike(tmp_path: Path) -> None:
+    names = ["a.png", "b.png"]
+    built(tmp_path / "tiles", [f"file:///sat/{name}" for name in names], [0.0, 90.0], [(40.0006, 10.0), (41.0006, 10.0)])
+    built(tmp_path / "texts", [f"x.json#{name}@1" for name in names], [0.0, 90.0])
+    (tmp_path / "truth.csv").write_text("id,lat,lon\na.png,40,10\nb.png,41,10\n")
+    found = judged(tmp_path, benchmark="cvgtext", truth=str(tmp_path / "truth.csv"), nearest=1)
+    assert set(found) == {"t2i all", "t2i nearest", "i2t all", "i2t nearest"}  # each tile's centre is 67 m from its query
+    assert all((one["R1"], one["L50"], one["L100"]) == (1.0, 0.0, 1.0) for one in found.values())
+
+
+def test_runs_that_asked_something_else_are_not_compared(city: Path) -> None:
+    before = str(city / "before")
+    judged(city, benchmark="cvgtext", nearest=2, ks=(1,), output=before)
+    others: list[tuple[dict[str, object], str]] = [
+        ({"benchmark": "cvgtext", "nearest": 2}, "up to R@1, not R@2"),
+        ({"benchmark": "cvgtext", "nearest": 3, "ks": (1,)}, "among the nearest 2, not 3"),
+        ({"benchmark": "names", "nearest": 2, "ks": (1,)}, "by --benchmark cvgtext, not names"),
+    ]
+    for settings, words in others:
+        with pytest.raises(UserError, match=words):
+            judged(city, **settings, against=before)
+    judged(city, benchmark="cvgtext", nearest=2, ks=(1,), against=before)
+    (city / "before/retrieval.json").write_text("{}")
+    with pytest.raises(UserError, match="does not say what was asked"):
+        judged(city, benchmark="cvgtext", nearest=2, ks=(1,), against=before)
+
+
 def test_another_run_over_the_same_queries_is_compared_in_pairs(buildings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judged(buildings, benchmark="geotext", output=str(buildings / "before"))
     built(buildings / "texts", TEXTS, [0.0, 5.0, 55.0, 0.0], encoder="m1")
