@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from geobatch.sink import latest, read
+from geobatch.sink.lease import Lease
 from geobatch.store import Store
 from tests.conftest import S3Server
 from tests.river.conftest import Tiny, arguments
@@ -54,3 +56,11 @@ def test_every_image_once_and_nothing_to_do_the_second_time(
     again = said(*arguments(bucket, "first", tiny, s3))
     assert again.status == 0 and "nothing new" in again.output, again.output
     assert not Store(s3.config()).exists(f"s3://{bucket}/first/runs/000002/run.json")
+
+
+def test_two_at_once_one_works_and_the_other_says_who(bucket: str, tiny: Tiny, s3: S3Server) -> None:
+    with Lease(Store(s3.config()), f"s3://{bucket}/held", "last night's", renewal=0.5):
+        other = said(*arguments(bucket, "held", tiny, s3))
+    assert other.status == 2 and f"being worked on by process {os.getpid()}" in other.output, other.output
+    assert "last night's" in other.output and "Traceback" not in other.output
+    assert not Store(s3.config()).exists(f"s3://{bucket}/held/runs/000001/run.json")
