@@ -9,8 +9,9 @@
 
 A row that is broken is one rejection: a CSV row of other than the header's number of cells, with quotes where none belong or a
 cell of more than 128 KiB, a line that is no JSON, an object without the column. Damage that leaves no way to the next row (a
-JSON list or mapping that breaks off, a gzip stream that does not inflate) is one row at the file's early end. Blank lines are
-no rows.
+JSON list or mapping that breaks off, a gzip stream that does not inflate) is one row at the file's early end. Of a quote in a
+CSV that does not close, each line up to where that shows is a rejection, so that what it swallowed is counted: where rows begin
+in there nobody knows, and 128 KiB is where it shows at the latest. Blank lines are no rows.
 
 Every row is met once and in the file's order; only what is read is in memory: a chunk of 1 MiB, a row, a batch of Parquet.
 What it does not cover: UTF-16; JSON in which the rows are deeper than in the outermost list.
@@ -23,7 +24,7 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,9 @@ from geobatch.archive.prefix import fate_of
 from geobatch.archive.scan import DAMAGE, GONE, Scan, printable
 from geobatch.errors import GeobatchError, Rejection
 from geobatch.store import NotFound, Store
+
+if TYPE_CHECKING:
+    from _csv import Reader  # csv has no public name for it
 
 #: Rows of Parquet that are decoded at once, and bytes in which a file's titles are looked for first.
 _BATCH, _HEAD = 1024, 1 << 16
@@ -121,7 +125,7 @@ def _titles(store: Store, uri: str, etag: str | None, column: str) -> list[str] 
         return list(first) if isinstance(first, dict) else None
 
 
-def _header(scan: Scan) -> tuple[list[str], Iterator[list[str]]]:
+def _header(scan: Scan) -> tuple[list[str], Reader]:
     """A CSV's titles, none of an empty file, and what reads its other rows."""
     line = scan.line()
     while line and not line.strip("\r\n "):
@@ -142,10 +146,13 @@ def _csv(scan: Scan, column: str) -> Iterator[Row]:
         yield _end(broken if heads else Rejection("empty", "the file has no rows"))
         return
     while True:
+        before = cells.line_num
         try:
             values = next(cells, None)
         except csv.Error as error:
-            yield _broken(f"no row of a CSV: {error}")
+            first, last = before + 1, cells.line_num
+            where = f"lines {first} to {last}, from a quote that does not close" if last > first else f"line {first}"
+            yield from (_broken(f"no row of a CSV, {where}: {error}") for _ in range(max(1, last - before)))
             continue
         if values is None:
             return

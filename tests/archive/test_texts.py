@@ -238,6 +238,20 @@ def test_each_broken_row_costs_itself_alone(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_every_line_that_an_open_quote_swallows_is_a_rejection(tmp_path: Path) -> None:
+    at_the_end = b'name,text\na,"open quote\nb,two\nc,three\nd,four'
+    found = rows(STORE, ArchiveConfig(uri=put(tmp_path, "x.csv", at_the_end), texts="auto"))
+    assert fates(found) == {f"row={row}": "not_a_text" for row in range(4)}
+    assert {"lines 2 to 5, from a quote" in row["detail"] for row in found.values()} == {True}
+    swallowed = b"".join(b"n%d,%s\n" % (row, b"x" * 1000) for row in range(200))
+    found = rows(
+        STORE, ArchiveConfig(uri=put(tmp_path, "y.csv", b'name,text\na,"one\n,"\nb,"open\n' + swallowed), texts="auto")
+    )
+    lost, kept = ([row for row in found.values() if (row["bytes"] is None) is none] for none in (True, False))
+    assert kept[0]["bytes"] == b"one\n," and len(kept) + len(lost) == 202 and 100 < len(lost) < 140
+    assert [row["image_id"].rpartition("#")[2] for row in kept[1:]] == [f"n{row}" for row in range(len(lost) - 1, 200)]
+
+
 @pytest.mark.parametrize(
     ("data", "before"),
     [
