@@ -9,9 +9,9 @@ What counts as the right tile is the benchmark's:
     places    the tile whose centre is nearest to the query's place: any archive of map tiles
 
 The place of a query is `--truth`'s, else its gallery's, else what its name begins with. A tile stays where its own gallery or
-name has it, though the file name it too: CVG-Text's tiles are called like their queries, and would be judged against themselves.
+name has it, though the file name it too: CVG-Text's tiles are called like their queries, and would be judged by themselves.
 The reverse direction is judged too, with the same places: i2t asks with every tile for the texts, which for millions of tiles
-takes as long as it sounds, so it is left out beyond `REVERSED`. What was rejected is in no gallery, and neither asked nor found.
+takes as long as it sounds, so it is left out beyond `REVERSED`. What was rejected is in no gallery, neither asked nor found.
 """
 
 from __future__ import annotations
