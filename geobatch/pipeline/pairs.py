@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import json
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -135,7 +136,9 @@ def prepare(source: Source, folder: Path, annotations: Annotations) -> Prepared:
     known = json.loads(record.read_text()) if record.is_file() and (folder / FILE).is_file() else {}
     if known.get("table") != state:
         known = _made(source, folder, table, annotations)
-        record.write_text(json.dumps({**known, "table": state}, indent=1) + "\n")
+        fresh = record.with_name(f"{RECORD}.{uuid.uuid4().hex}")  # another training may be writing the same
+        fresh.write_text(json.dumps({**known, "table": state}, indent=1) + "\n")
+        fresh.replace(record)
     made = Prepared(folder, Written(**known["pairs"]), known["read"], known["rejected"], known["missing"])
     _told(made, annotations)
     return made

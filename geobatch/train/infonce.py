@@ -78,11 +78,15 @@ class Others(NamedTuple):
         vectors: (H, D) unit vectors of this worker.
         same: (H,) integers, of each the number of what it shows.
         own: (B,) integers of the left side's rows; a row is not told apart from others of its number.
+        said: (H, K) further numbers of each, as many on every worker, or None.
+        words: (B,) of the left side's rows; nor is a row told apart from others one of whose numbers is its own.
     """
 
     vectors: Tensor
     same: Tensor
     own: Tensor
+    said: Tensor | None = None
+    words: Tensor | None = None
 
 
 class InfoNCE(nn.Module):
@@ -156,7 +160,10 @@ class InfoNCE(nn.Module):
             logits = logits.masked_fill(alike, -torch.inf)
         if others is not None:
             against = left @ gathered(others.vectors).T * self.scale()
-            against = against.masked_fill(others.own[:, None] == gathered(others.same), -torch.inf)
+            alike = others.own[:, None] == gathered(others.same)
+            if others.said is not None and others.words is not None:
+                alike |= (others.words[:, None, None] == gathered(others.said)).any(dim=2)
+            against = against.masked_fill(alike, -torch.inf)
             logits = torch.cat([logits, against], dim=1)
         return _over_workers(nn.functional.cross_entropy(logits, own))
 

@@ -167,12 +167,14 @@ class Drawn:
         groups: (b,) the pairs' places.
         others: (b, h) the places of each pair's hard tiles.
         words: (b,) a number for each text; equal ones read alike.
+        said: (b, h, K) the numbers of all texts of each hard tile, the first again where it has fewer than any.
     """
 
     pieces: list[Piece]
     groups: Tensor
     others: Tensor
     words: Tensor
+    said: Tensor
 
 
 class Batches:
@@ -209,13 +211,27 @@ class Batches:
             for at in range(0, len(rows), size)
         ]
         groups = self.pairs.groups
-        marks = [int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True) for text in texts]
-        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]), torch.tensor(marks))
+        words = torch.tensor([mark(text) for text in texts])
+        said = torch.from_numpy(self._said(others))
+        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]), words, said)
+
+    def _said(self, rows: Rows) -> Rows:
+        """(b, h, K) numbers of all that is said of the tiles (b, h)."""
+        found = np.empty((*rows.shape, self.pairs.most_texts), np.int64)
+        for at in np.ndindex(rows.shape):
+            marks = [mark(text) for text in self.pairs.texts(int(rows[at]))]
+            found[at] = [*marks, *[marks[0]] * (found.shape[2] - len(marks))]
+        return found
 
     def text(self, row: int, turn: int) -> str:
         """The text of a pair whose turn it is."""
         texts = self.pairs.texts(row)
         return texts[turn % len(texts)]
+
+
+def mark(text: str) -> int:
+    """A number for a text; two texts in 10^19 would get the same."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def changed(pictures: list[NDArray[np.uint8]], augment: Augment, random: torch.Generator) -> list[NDArray[np.uint8]]:

@@ -4,7 +4,8 @@ Tiles of a batch drawn at random are soon told apart; what costs a hit among tho
 `hard_every` steps all training tiles are embedded anew, and each text of the steps until the next time is given the tiles of
 other places that are most like it (the negatives of ANCE, Xiong et al. 2021, arXiv 2007.00808, section 4; ours wait for the
 embedding where ANCE's come from a process that lags). They stand beside the batch's tiles as negatives of all its texts, other
-workers' texts included, but for texts of the place they show.
+workers' texts included, but for texts of the place they show, and texts that read like one of theirs, unless such tiles are
+negatives in the batch as well (`Tuning.distinct`): of a thousand tiles called "open sea" the likest are the other open seas.
 
 What is mined is a function of the weights at that step, which nobody has any more later: the table goes into the checkpoint
 (`hard_every` × batch × `hard_negatives` numbers), so a training that is taken up again goes on with the same negatives. The
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from geobatch.errors import UserError
-from geobatch.methods.ngcg.batches import Order, Rows
+from geobatch.methods.ngcg.batches import Order, Rows, mark
 from geobatch.methods.ngcg.encoder import Encoder
 from geobatch.methods.ngcg.pairs import Pairs
 from geobatch.train.loop import Worker
@@ -45,6 +46,7 @@ class Mine:
         every: steps between minings; 0: none.
         count: tiles a text.
         worker: who this is; every worker embeds a part.
+        distinct: whether tiles of which the very text is said are no negatives of it.
 
     Attributes:
         rows: (S, B, count) tiles of the steps from `start` on.
@@ -53,8 +55,9 @@ class Mine:
         UserError: a text has fewer tiles of other places than are asked for.
     """
 
-    def __init__(self, pairs: Pairs, order: Order, every: int, count: int, worker: Worker) -> None:
+    def __init__(self, pairs: Pairs, order: Order, every: int, count: int, worker: Worker, distinct: bool = False) -> None:
         self.pairs, self.order, self.every, self.count, self.worker = pairs, order, every, count, worker
+        self.said = Said(pairs) if every and distinct else None
         self.start = 0
         self.rows: Rows = np.empty((0, 0, count), np.int64)
         if every and (most := len(pairs) - int(np.unique(pairs.groups, return_counts=True)[1].max(initial=0))) < count:
@@ -82,7 +85,8 @@ class Mine:
             texts = [self.pairs.texts(int(row)) for row in some]
             texts_now = [each[one % len(each)] for each, one in zip(texts, turn[at : at + _AT_ONCE], strict=True)]
             vectors = encoder.encode_texts(texts_now, batch=4 * batch)
-            found[at : at + _AT_ONCE] = nearest(vectors, tiles, self.pairs.groups[some], self.pairs.groups, self.count)
+            alike = None if self.said is None else [self.said.of(text) for text in texts_now]
+            found[at : at + _AT_ONCE] = nearest(vectors, tiles, self.pairs.groups[some], self.pairs.groups, self.count, alike)
         self.start, self.rows = step, whole(found, rows.size, self.worker).reshape(*rows.shape, self.count)
 
     def of(self, step: int) -> Rows | None:
@@ -99,15 +103,42 @@ class Mine:
         self.start, self.rows = int(state["start"]), state["rows"].cpu().numpy()
 
 
-def nearest(queries: Vectors, tiles: Vectors, query_groups: Rows, tile_groups: Rows, count: int) -> Rows:
+class Said:
+    """Which pairs a text is said of, word for word."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        texts = list(pairs.texts_by_pair())
+        marks = np.array([mark(text) for each in texts for text in each], np.int64)
+        order = np.argsort(marks, kind="stable")
+        self.marks, self.rows = marks[order], np.repeat(np.arange(len(texts)), [len(each) for each in texts])[order]
+
+    def of(self, text: str) -> Rows:
+        """Their rows."""
+        first, last = (int(np.searchsorted(self.marks, mark(text), side)) for side in ("left", "right"))  # type: ignore[call-overload]
+        return self.rows[first:last]
+
+
+def nearest(
+    queries: Vectors,
+    tiles: Vectors,
+    query_groups: Rows,
+    tile_groups: Rows,
+    count: int,
+    alike: Sequence[Rows] | None = None,
+) -> Rows:
     """(Q, count) tiles of other places that are most like each query, the likest first.
+
+    Where fewer tiles are left, some that were not wanted come last; the loss leaves them out for that query.
 
     Args:
         queries: (Q, D) unit vectors; `query_groups` (Q,) their places.
         tiles: (G, D) unit vectors; `tile_groups` (G,) theirs.
+        alike: tiles of each query that are not wanted either.
     """
     cosines = queries @ tiles.T
     cosines[query_groups[:, None] == tile_groups] = -np.inf
+    for row, unwanted in enumerate(alike or ()):
+        cosines[row, unwanted] = -np.inf
     best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
     order = np.argsort(-np.take_along_axis(cosines, best, axis=1), axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1).astype(np.int64)

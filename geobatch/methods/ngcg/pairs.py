@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +89,18 @@ class Pairs:
 
     def every_text(self) -> Iterable[str]:
         """All texts of this selection, in order, block by block."""
+        for texts in self.texts_by_pair():
+            yield from texts
+
+    def texts_by_pair(self) -> Iterator[list[str]]:
+        """The texts of each pair of this selection, in order, block by block."""
         for at in range(0, len(self), 4096):
-            for texts in self._table["texts"].take(pa.array(self.rows[at : at + 4096])).to_pylist():
-                yield from texts
+            yield from self._table["texts"].take(pa.array(self.rows[at : at + 4096])).to_pylist()
+
+    @cached_property
+    def most_texts(self) -> int:
+        """Texts of one pair of the file, at most."""
+        return int(pc.max(pc.list_value_length(self._table["texts"])).as_py() or 0)
 
 
 def _numbered(groups: pa.ChunkedArray) -> Rows:
@@ -122,9 +133,18 @@ def write(tables: Iterable[pa.Table], path: Path) -> Written:
         path: appears when all is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # another training may write the same pairs
+    try:
+        written = _streamed(tables, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return written
+
+
+def _streamed(tables: Iterable[pa.Table], path: Path) -> Written:
     total, pairs, texts = hashlib.sha256(), 0, 0
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, FILE) as out:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, FILE) as out:
         for table in tables:
             rows = table.filter(pc.is_null(table["reason"])).select(FILE.names).cast(FILE)
             pairs, texts = pairs + len(rows), texts + (pc.sum(pc.list_value_length(rows["texts"])).as_py() or 0)
@@ -132,7 +152,6 @@ def write(tables: Iterable[pa.Table], path: Path) -> Written:
             for image, *said in zip(rows["image"], *columns, strict=True):
                 total.update(repr(said).encode() + hashlib.sha256(image.as_buffer()).digest())
             out.write_table(rows)
-    partial.replace(path)
     places = _numbered(pa.ipc.open_file(pa.memory_map(str(path))).read_all()["group"])
     return Written(pairs, texts, int(places.max(initial=-1)) + 1, total.hexdigest())
 

@@ -82,7 +82,7 @@ class Fit:
         self.tuning, self.validation, self.pairs, self.held = tuning, validation, pairs, held
         self.order = Order(pairs.groups, tuning.batch, tuning.distinct, tuning.seed)
         ahead = Order(pairs.groups, tuning.batch, tuning.distinct, tuning.seed)
-        self.mined = Mine(pairs, ahead, tuning.hard_every, tuning.hard_negatives, self.worker)
+        self.mined = Mine(pairs, ahead, tuning.hard_every, tuning.hard_negatives, self.worker, tuning.distinct)
         self.device = torch.device(self.worker.device)
         self.encoder = Encoder.load(
             base,
@@ -254,9 +254,10 @@ class Fit:
         texts, tiles = vectors
         groups, others = drawn.groups.to(self.device), drawn.others.to(self.device)
         same = drawn.words.to(self.device) if self.tuning.distinct else None  # its places are distinct as it is
+        said = drawn.said.flatten(0, 1).to(self.device)
 
         def loss(texts: Tensor, own: Tensor, hard: Tensor) -> Tensor:
-            more = Others(hard.flatten(0, 1), others.flatten(), groups) if others.numel() else None
+            more = Others(hard.flatten(0, 1), others.flatten(), groups, said, same) if others.numel() else None
             value = self.contrast.towards(texts, own, same, more)
             return (value + self.contrast.towards(own, texts, same)) / 2 if self.tuning.symmetric else value
 

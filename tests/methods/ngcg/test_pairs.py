@@ -109,6 +109,19 @@ def test_a_file_that_was_not_finished_is_none(tmp_path: Path) -> None:
     assert write([rows(["p"])], tmp_path / "pairs.arrow").pairs == 1
 
 
+def test_two_that_write_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    def among(first: bool) -> Any:
+        yield rows(["p", "q"])
+        if first:  # another training writes the same meanwhile, and is done before
+            write(among(False), tmp_path / "pairs.arrow")
+            assert len(Pairs(tmp_path / "pairs.arrow")) == 4
+        yield rows(["r", "s"], 2)
+
+    assert write(among(True), tmp_path / "pairs.arrow").pairs == 4
+    assert len(Pairs(tmp_path / "pairs.arrow")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.arrow"]
+
+
 def test_no_pair_at_all_is_an_empty_file(tmp_path: Path) -> None:
     assert write([dead("z")], tmp_path / "pairs.arrow").groups == 0
     assert len(Pairs(tmp_path / "pairs.arrow")) == 0

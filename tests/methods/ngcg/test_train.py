@@ -191,6 +191,31 @@ def test_texts_that_read_alike_are_not_told_apart(tmp_path: Path, world: World) 
         assert fit.advance() == pytest.approx(both / 2, abs=1e-4)
 
 
+def test_nor_are_mined_tiles_of_which_the_text_itself_is_said(tmp_path: Path, world: World) -> None:
+    rows = learning.table(list(range(6)))
+    said = [["snow"], ["a lake"], ["snow"], ["a bay"], ["hills"], ["a lake", "snow"]]
+    learning.pairs.write([rows.set_column(rows.column_names.index("texts"), "texts", [said])], tmp_path / "pairs.arrow")
+    for distinct in (True, False):
+        fit = made((world[0], tmp_path / "pairs.arrow"), replace(QUICK, steps=3, hard_every=2, distinct=distinct))
+        order, turns = fit.order.rows(0)
+        texts = [said[row][turn % len(said[row])] for row, turn in zip(order, turns, strict=True)]
+        fit.mined.mine(fit.encoder.eval(), 0, 2, 6)
+        found = fit.mined.of(0)
+        assert found is not None
+        snow = [row for text, (row,) in zip(texts, found, strict=True) if text == "snow"]
+        assert (set(snow) <= {1, 3, 4}) == distinct and len(snow) >= 2
+        fit.mined.rows[0] = 5  # whatever was found: a tile of which two things are said, one of them snow
+        vectors = np.stack([fit.encoder.encode_texts([text])[0] for text in texts])
+        shown = np.stack([fit.encoder.encode_pictures([fit.pairs.picture(int(row))])[0] for row in [*order, *[5] * 6]])
+        total = 0.0
+        for at, (row, text) in enumerate(zip(order, texts, strict=True)):
+            among = [j for j in range(6) if j == at or not distinct or texts[j] != text]
+            among += [] if row == 5 or (distinct and text in said[5]) else range(6, 12)
+            cosines = shown[among] @ vectors[at] / 0.03
+            total += float(np.log(np.exp(cosines).sum()) - cosines[among.index(at)])
+        assert fit.advance() == pytest.approx(total / 6, abs=1e-4)
+
+
 # However it is cut and shared
 
 
