@@ -193,11 +193,11 @@ def _ngcg(asked: Asked, opened: Opened, workers: int) -> Embedding:
         **({} if asked.texts else {"decode": described(decode)}),
     }
     first = Hands(stage=Say, cpus=0.5) if asked.texts else Hands(stage=Decode, make={"config": decode}, workers=workers)
-    make = {"model": opened.model, "serving": serving, "side": side}
+    embed = ngcg.hands(opened.model, serving, side, workers, 0 if asked.texts else _LARGE_PICTURES)
     rows = {} if asked.texts else {"shard_rows": _LARGE_PICTURES}
     return Embedding(
         archive=ArchiveConfig(uri=asked.archive, include=asked.include, exclude=asked.exclude, texts=asked.texts, **rows),
-        river=[*_placed(asked, asked.places, first), Hands(stage=ngcg.Embed, make=make, workers=workers, gpus=gpus)],
+        river=[*_placed(asked, asked.places, first), embed],
         decides=decides,
         views=lambda: None,
         encoder=opened.fingerprint,

@@ -189,6 +189,18 @@ def test_gpus_reach_the_serving(model: Path) -> None:
     assert opened(model).river[-1].gpus == 0
 
 
+def test_engines_are_few_and_full(model: Path, vllm_there: None) -> None:
+    """As in the main job: an engine on CPUs takes all of them, and slices of 64 tiles do not fill one."""
+    alone, shared = (
+        embedding(asked(model, serving=Serving(backend="vllm", gpus=gpus)), Store(), 16).river[-1] for gpus in (0.0, 1.0)
+    )
+    assert (alone.workers, alone.at_once) == (1, 5) and (shared.workers, shared.at_once) == (16, 5)
+    plain = embedding(asked(model), Store(), 16).river[-1]
+    assert (plain.workers, plain.at_once) == (16, 1)
+    described = embedding(asked(model, texts="auto", serving=Serving(backend="vllm", in_flight=900)), Store(), 16).river[-1]
+    assert described.at_once == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

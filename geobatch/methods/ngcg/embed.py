@@ -10,10 +10,35 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from geobatch.actors import Hands
 from geobatch.engine.pixels import pictures_of
 from geobatch.errors import Rejection
-from geobatch.methods.ngcg.serve import Model, Serving, open_embedder
+from geobatch.methods.ngcg.serve import Model, Serving, open_embedder, unserved
 from geobatch.stage import Stage, rejected
+
+#: Slices that one engine works on at a time at least, so that it does not run dry between them.
+AT_ONCE = 3
+
+
+def hands(model: Model, serving: Serving, side: Literal["texts", "pictures"], workers: int, rows: int = 0) -> Hands:
+    """The stage with its hands: one engine where it takes all CPUs, and slices enough to fill each.
+
+    Args:
+        workers: copies at most.
+        rows: of a slice, where they are few.
+    """
+    make = {"model": model, "serving": serving, "side": side}
+    if not by_engine(model, serving):
+        return Hands(stage=Embed, make=make, workers=workers, gpus=serving.gpus)
+    copies = workers if serving.gpus else 1
+    at_once = max(AT_ONCE, 1 + serving.in_flight // rows) if rows else AT_ONCE
+    return Hands(stage=Embed, make=make, workers=copies, gpus=serving.gpus, at_once=at_once)
+
+
+def by_engine(model: Model, serving: Serving) -> bool:
+    """Whether vLLM is likely to serve the encoder: it may still turn out that it cannot."""
+    asked = serving.backend == "vllm" or (serving.backend == "auto" and serving.gpus > 0)
+    return asked and unserved(model, serving) is None
 
 
 class Embed(Stage):

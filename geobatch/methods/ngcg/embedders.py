@@ -87,7 +87,7 @@ class Direct:
                 vectors = self.encoder(batch(rows)).cpu().numpy()
         except _MACHINE:
             raise
-        except Exception as error:  # noqa: BLE001  of one row, unless every row has one
+        except Exception as error:
             if isinstance(error, _LOST) or (len(rows) == 1 and not isinstance(error, Rejection) and not self._works(error)):
                 raise MachineError(f"the encoder's machine fails: {type(error).__name__}: {error}") from error
             if len(rows) == 1:
@@ -99,7 +99,6 @@ class Direct:
         for row, vector in zip(rows, vectors, strict=True):
             finite = np.isfinite(vector).all()
             found[row] = vector if finite else Rejection("failed", "its vector has numbers that are not finite")
-
 
     def _works(self, error: Exception) -> bool:
         """Whether what a row failed by is the row's: another text gets through, and it was not memory, which bounds no row."""

@@ -23,11 +23,8 @@ from geobatch.methods.ngcg.area import Area, known_countries
 from geobatch.methods.ngcg.describe import Describe, Describing
 from geobatch.methods.ngcg.match import Match, placed
 from geobatch.methods.ngcg.say import Say
-from geobatch.methods.ngcg.serve import Model, Serving, unserved
+from geobatch.methods.ngcg.serve import Model, Serving
 from geobatch.store import StoreConfig
-
-#: Slices that one engine works on at a time, so that it does not run dry between them.
-AT_ONCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ def river(
     Raises:
         UserError: the gallery has no places, or an area is of no country.
     """
-    from geobatch.methods.ngcg.embed import Embed  # torch and the networks, which other methods' jobs do without
+    from geobatch.methods.ngcg.embed import AT_ONCE, hands  # torch and the networks, which other methods' jobs do without
 
     placed(load(gallery), str(gallery))
     known_countries(settings.area.countries)
@@ -97,11 +94,7 @@ def river(
         }
         stages.append(Hands(stage=Describe, make=make, workers=settings.engines, gpus=gpus, at_once=AT_ONCE))
     side: Literal["texts", "pictures"] = "texts" if texts or settings.describe else "pictures"
-    embed = {"model": model, "serving": settings.serving, "side": side}
-    engine = _by_engine(model, settings.serving)
-    copies = 1 if engine and not settings.serving.gpus else workers  # an engine on CPUs takes all of them
-    at_once = AT_ONCE if engine else 1
-    stages.append(Hands(stage=Embed, make=embed, workers=copies, gpus=settings.serving.gpus, at_once=at_once))
+    stages.append(hands(model, settings.serving, side, workers))
     match = {
         "gallery": str(gallery),
         "k": settings.k,
@@ -113,12 +106,6 @@ def river(
     }
     stages.append(Hands(stage=Match, make=match, gpus=settings.gallery_gpus))
     return stages
-
-
-def _by_engine(model: Model, serving: Serving) -> bool:
-    """Whether vLLM is likely to serve the encoder: it may still turn out that it cannot."""
-    asked = serving.backend == "vllm" or (serving.backend == "auto" and serving.gpus > 0)
-    return asked and unserved(model, serving) is None
 
 
 def saying() -> Hands:
