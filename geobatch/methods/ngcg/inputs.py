@@ -60,6 +60,7 @@ class Inputs:
         self.config = transformers.AutoConfig.from_pretrained(base) if config is None else config
         self.encoding, self.family = encoding, families.of(self.config)
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(base)
+        self.tokenizer.truncation_side = "right"  # whatever its file says: a caption is cut at its end
         said: Any = transformers.AutoImageProcessor.from_pretrained(base)
         self.side = encoding.side or self.family.own(self.config, said)
         self.pixels = Pixels(size=None, scale=said.rescale_factor, mean=tuple(said.image_mean), deviation=tuple(said.image_std))

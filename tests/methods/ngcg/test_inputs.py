@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,15 @@ def test_a_long_text_is_cut_but_not_its_end(base: tuple[str, Path]) -> None:
     assert ended.tokens([long, "snow"]) == [[*whole[:6], end], [*raw.tokenizer("snow")["input_ids"], end]]
     assert ended.prompt == [*raw.prompt, end] and raw.prompt[-1] != end
     assert Inputs(str(base[1]), Encoding()).tokens([long]) == [whole[:300]]
+
+
+def test_a_tokenizer_that_cuts_at_the_left_cuts_at_the_right(base: tuple[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(base[1], tmp_path / "base")
+    path = tmp_path / "base/tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
+    long = "coast, desert, snow and then " + "islands " * 60
+    plain, turned = (Inputs(str(each), Encoding(text_tokens=7)) for each in (base[1], tmp_path / "base"))
+    assert turned.tokens([long]) == plain.tokens([long]) != [plain.tokenizer(long)["input_ids"][-7:]]
 
 
 def test_a_text_without_a_token_is_rejected(inputs: Inputs, base: tuple[str, Path]) -> None:
