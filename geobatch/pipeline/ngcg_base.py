@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import transformers
 
 from geobatch.errors import UserError
-from geobatch.methods.ngcg import needs
+from geobatch.methods.ngcg import families, needs
 from geobatch.methods.ngcg.architectures import ARCHITECTURES
 from geobatch.methods.ngcg.config import Encoding, Tuning
 from geobatch.methods.ngcg.inputs import Inputs
@@ -112,7 +112,14 @@ def _tiny(asked: Asked) -> Base:
     if side != asked.small.side:
         raise UserError(f"tiles of {side} pixels do not fit a base for {asked.small.side}; give --small.side instead")
     _cut(asked, asked.small.width)
-    counts = needs.said(needs.built(config_of(asked.small), asked.tuning))
+    architecture = config_of(asked.small)
+    room, prompt = architecture.text_config.max_position_embeddings, asked.small.tokens + 3 + asked.encoding.end
+    if max(asked.encoding.text_tokens, prompt) > room:
+        raise UserError(
+            f"the base {TINY!r} takes {room:,} tokens, not {asked.encoding.text_tokens:,} of a text or {prompt:,} of a tile; "
+            "lower --encoding.text-tokens, or --small.side"
+        )
+    counts = needs.said(needs.built(architecture, asked.tuning))
     return Base(TINY, "", "", fingerprint({"small": asdict(asked.small)}), side, f"up to {counts}")
 
 
@@ -124,21 +131,24 @@ def _cut(asked: Asked, width: int) -> None:
         raise UserError(f"vectors of {whole} numbers cannot be cut to {asked.tuning.nested}; nest fewer dimensions")
 
 
-def dry(asked: Asked, gpus: int, gib: float) -> str:
+def dry(store: Store, asked: Asked, gpus: int, gib: float) -> str:
     """What the training needs on each GPU, as a table; needs a base's config and nothing else.
 
     Raises:
-        UserError: no base is named, or its config cannot be had.
+        UserError: no base is named, its config cannot be had, or tiles or vectors of the asked sizes do not fit it.
     """
     if asked.base == TINY:
+        _tiny(asked)
         architecture: Any = config_of(asked.small)
         side = asked.small.side
     elif asked.base:
-        architecture, side = _read(asked.base)
+        architecture, side = _read(base_of(store, asked.base) if asked.base.startswith("s3://") else asked.base)
     elif asked.preset:
         architecture, side = ARCHITECTURES[asked.preset]()
     else:
         raise UserError("a dry run needs to know the model; give --preset or --base")
+    families.of(architecture).prompt(asked.encoding.side or side, architecture)
+    _cut(asked, int(architecture.get_text_config().hidden_size))
     name = asked.base or asked.preset
     return needs.report(name, architecture, asked.tuning, asked.encoding, asked.encoding.side or side, gpus, gib)
 

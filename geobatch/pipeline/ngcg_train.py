@@ -11,7 +11,7 @@ Everything that can be wrong with arguments, base and annotations is found befor
 the first pass over it. Trainable parameters are counted on a model without weights. Two names keep work from being done twice:
 the card's "asked" is of the command (archive by name, annotations by content, base, settings), and a finished training of the
 same is not looked at again; "name" is of what was learnt from, to the byte, and a training that died is taken up under it. The
-number of workers is in neither.
+number of workers, the size of pieces and of validation's batches are in neither: they may change when memory runs out.
 
 Pairs are kept out for validation by whole places. `--base tiny` begins with random weights and words of its own
 (`geobatch.methods.ngcg.small`), made from the texts that are trained on, never from those kept out.
@@ -58,7 +58,8 @@ class NgcgTrain:
     """The texts: CSV, JSONL or Parquet with a column of names and one of texts, or the JSON of GeoText-1652 or CVG-Text. A name
     is an image_id or an ending of it."""
     output: str = ""
-    """Folder of the model. The same command takes up a training that died."""
+    """Folder of the model; on several machines one that all of them see, as --pairs and --loop.storage, where given, must
+    be. The same command takes up a training that died."""
     base: str = ""
     """Folder, s3:// prefix or hub name of the base (InternVL3.5-HF, SmolVLM, Qwen2.5-VL), or "tiny": SmolVLM's shape in small
     with random weights and words of its own, which is trained with --tuning.whole; default: the preset's."""
@@ -85,7 +86,8 @@ class NgcgTrain:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How pictures are decoded; a side that is not given, as which the default counts, is the base's."""
     pairs: str = ""
-    """Folder that keeps the decoded pairs for further trainings of the same archive; default: none, they go when it ends."""
+    """Folder that keeps the decoded pairs for further trainings of the same archive, seen by all machines; default: one beside
+    --output, until the training ends."""
     merge: bool = True
     """Also write base and adapter as one checkpoint, which vLLM serves."""
     dry_run: bool = False
@@ -134,9 +136,10 @@ def ngcg_train(config: NgcgTrain) -> dict[str, Any]:
         MachineError: workers kept dying; the same call goes on from the last checkpoint.
     """
     if config.dry_run:
-        say(dry(config, config.loop.workers, config.gpu_gib))
+        say(dry(Store(config.store), config, config.loop.workers, config.gpu_gib))
         return {}
     _checked(config)
+    _enough(config)
     store = Store(config.store)
     base = resolve(store, config)
     annotations = read(store, config.annotations, config.column, config.grouping)
@@ -177,7 +180,12 @@ def _checked(config: NgcgTrain) -> None:
         raise UserError(f"a batch of {config.tuning.batch} cannot be shared equally by {workers} workers; give a multiple")
     if config.loop.parallel != "ddp":
         raise UserError("every worker of NGCG holds the whole network; leave --loop.parallel at ddp")
+
+
+def _enough(config: NgcgTrain) -> None:
+    """That there is a GPU for each worker that wants one."""
     join_cluster(config.address)
+    workers = config.loop.workers
     there = cluster_gpus() or torch.cuda.device_count()
     if config.loop.gpu and there < workers:
         raise UserError(
@@ -189,7 +197,7 @@ def _checked(config: NgcgTrain) -> None:
 def _ours(output: Path) -> bool:
     """Whether a folder may be replaced: a model of this job, or one that its driver died before describing."""
     if not (output / CARD).is_file():
-        return (output / HISTORY).is_file()
+        return (output / HISTORY).is_file() and any((output / name).is_dir() for name in (ADAPTER, MERGED))
     return bool(card(output).get("method") == METHOD)
 
 
@@ -213,7 +221,13 @@ def _source(config: NgcgTrain, side: int) -> Source:
 
 
 def _settings(config: NgcgTrain) -> list[dict[str, Any]]:
-    return [asdict(each) for each in (config.tuning, config.validation, config.encoding)]
+    """What of the settings decides the model: that a step is cut into pieces bounds its memory only, and whole training has no
+    adapters."""
+    tuning, validation, encoding = (asdict(each) for each in (config.tuning, config.validation, config.encoding))
+    for name in ("micro_batch", *(("lora",) if config.tuning.whole else ())):
+        del tuning[name]
+    del validation["batch"]
+    return [tuning, validation, encoding]
 
 
 def _work(output: Path) -> Path:

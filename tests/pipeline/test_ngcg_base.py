@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from geobatch.errors import UserError
 from geobatch.methods.ngcg.config import Encoding, Tuning
 from geobatch.methods.ngcg.small import Small
 from geobatch.pipeline import ngcg_base
@@ -62,5 +64,40 @@ def test_the_tiny_one_is_written_later() -> None:
 
 
 def test_a_dry_run_reads_a_folder_too(folder: Path) -> None:
-    said = dry(NgcgTrain(base=str(folder), tuning=PLAIN), 1, 4.0)
+    said = dry(Store(None), NgcgTrain(base=str(folder), tuning=PLAIN), 1, 4.0)
     assert "tiles of 56 pixels" in said and "\nfits: " in said
+
+
+def test_a_dry_run_reads_a_bucket_too(folder: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    uri = f"s3://{s3.bucket()}/base"
+    upload(folder, uri, s3.config())
+    assert "tiles of 56 pixels" in dry(Store(s3.config()), NgcgTrain(base=uri, tuning=PLAIN), 1, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"preset": "internvl35_1b", "encoding": Encoding(side=100)}, "100 pixels is no whole number of image tokens"),
+        ({"preset": "smolvlm_256m", "encoding": Encoding(dimensions=577)}, "gives 576 numbers"),
+        ({"preset": "smolvlm_256m", "tuning": replace(PLAIN, nested=(576,))}, "cannot be cut to"),
+        ({"base": "tiny", "tuning": PLAIN}, "add --tuning.whole"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_training_would(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        dry(Store(None), NgcgTrain(**settings), 1, 80.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoding": Encoding(text_tokens=1025)},
+        {"small": Small(side=512, patch=8, joined=2)},  # 1,024 tokens of picture and 3 around them
+    ],
+)
+def test_the_tiny_one_has_places_for_so_many_tokens(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"the base 'tiny' takes 1,024 tokens, not .* lower --encoding.text-tokens"):
+        resolve(Store(None), NgcgTrain(base="tiny", tuning=replace(PLAIN, whole=True), **settings))
+    fits = NgcgTrain(base="tiny", tuning=replace(PLAIN, whole=True), encoding=Encoding(text_tokens=1024))
+    assert resolve(Store(None), fits).side == 48
