@@ -10,18 +10,19 @@ which makes its figures incomparable with those of a full gallery, where the sam
 The file of points is matched to rows as a truth is (`geobatch.benchmark.truth`); several captions of one image (`…@2`) share
 its line. It may have the columns radius_km and nearest, which go before the settings where they are not empty. "The 100
 nearest" are the gallery's, tiles as near as the last of them too, whatever box or countries then leave of them. A row that the
-file does not name, or whose area holds no tile, is rejected ("no_tile"): searching all tiles for some rows and a hundred for
-others would mix two questions.
+file does not name or gives no bound, or whose area holds no tile, is rejected ("no_tile"): to search all tiles for some rows
+and a hundred for others would mix two questions.
 
 A tile belongs to the country of its nearest town (`geobatch.engine.geocode`), which beside a border may be the wrong one and at
 sea is the nearest shore's. Boxes and countries are worked out once an actor (a million tiles: about a second), points once a
-slice.
+slice, in parts whose tiles fit 128 MB. A wide circle of each row's own is dear all the same: its vectors are looked up and
+multiplied for that row alone, so a box or countries, which all rows share, are the better bound of a large area.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,9 @@ from geobatch.methods.ngcg.points import Points
 from geobatch.store import Store
 
 Floats = NDArray[np.float64]
+
+#: Tiles of rows that are worked on together: 128 MB of row numbers, were each row to have all that its bounds may allow.
+_TILES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,23 +142,35 @@ class Bounds:
         Raises:
             UserError: a name of the file of points fits several rows, or several names a row.
         """
+        return [each for part in self.parts(image_ids) for each in part]
+
+    def parts(self, image_ids: Sequence[str]) -> Iterator[list[Rows | Rejection | None]]:
+        """As `of`, in parts of rows in their order, so that the tiles of one part are in memory at a time."""
         if self.points is None:
-            return [self.fixed] * len(image_ids)
+            yield [self.fixed] * len(image_ids)
+            return
         latitude, longitude, radius_km, nearest = self.points.of(image_ids)
-        there = np.flatnonzero(np.isfinite(latitude))
-        missing = Rejection("no_tile", f"{self.area.file} has no point for it")
-        out: list[Rows | Rejection | None] = [missing] * len(image_ids)
+        most = np.where(nearest > 0, np.minimum(nearest, len(self.gallery)), len(self.gallery))
+        part = np.cumsum(np.where(np.isfinite(latitude), most, 0)) // _TILES
+        for rows in np.split(np.arange(len(latitude)), np.flatnonzero(np.diff(part)) + 1):
+            yield self._part(latitude[rows], longitude[rows], radius_km[rows], nearest[rows])
+
+    def _part(self, latitude: Floats, longitude: Floats, radius_km: Floats, nearest: Rows) -> list[Rows | Rejection | None]:
+        named, bounded = np.isfinite(latitude), (radius_km > 0) | (nearest > 0)
+        there = np.flatnonzero(named & bounded)
+        whys = [f"{self.area.file} has {what} for it" for what in ("no point", "neither a radius nor a count of nearest tiles")]
+        out: list[Rows | Rejection | None] = [Rejection("no_tile", whys[int(each)]) for each in named]
         kept = self._about(latitude[there], longitude[there], radius_km[there], nearest[there])
         for row, rows in zip(there.tolist(), kept, strict=True):
-            if rows is not None and not len(rows):
+            if len(rows):
+                out[row] = rows
+            else:
                 said = f"no tile in its area about {latitude[row]:.5f}, {longitude[row]:.5f}"
                 out[row] = Rejection("no_tile", said if self.fixed is None else f"{said} and in {self._named()}")
-            else:
-                out[row] = rows
         return out
 
-    def _about(self, latitude: Floats, longitude: Floats, radius_km: Floats, nearest: Rows) -> list[Rows | None]:
-        """Rows about each of N points, within the box and the countries.
+    def _about(self, latitude: Floats, longitude: Floats, radius_km: Floats, nearest: Rows) -> list[Rows]:
+        """Rows about each of N points with a bound, within the box and the countries.
 
         The n nearest are what lies as near as the nth, so that tiles of one spot are in or out together.
         """
@@ -164,12 +180,7 @@ class Bounds:
             km, _ = self.gallery.near(latitude[counted], longitude[counted], int(nearest[counted].max()))
             last = np.minimum(nearest[counted], km.shape[1]) - 1
             reach[counted] = np.minimum(reach[counted], km[np.arange(len(counted)), last])
-        bounded = np.flatnonzero(np.isfinite(reach))
-        near: list[Rows | None] = [self.fixed] * len(latitude)
-        circles = self.gallery.within(latitude[bounded], longitude[bounded], reach[bounded]) if len(bounded) else []
-        for at, found in zip(bounded.tolist(), circles, strict=True):
-            near[at] = self._inside(np.sort(found))
-        return near
+        return [self._inside(found) for found in self.gallery.within(latitude, longitude, reach)] if len(reach) else []
 
     def _inside(self, rows: Rows) -> Rows:
         """Those of the rows that lie within the box and the countries."""

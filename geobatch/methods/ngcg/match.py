@@ -85,17 +85,19 @@ class Match(Stage):
             UserError: vectors of another length than the gallery's.
         """
         queries, ids = _queries(table), table["image_id"].to_pylist()
-        among = self.bounds.of(ids) if self.bounds is not None else [None] * len(ids)
-        fates = {row: each for row, each in enumerate(among) if isinstance(each, Rejection)}
-        asked = [row for row in range(len(ids)) if row not in fates]
         similarities = np.full((len(ids), self.k), -np.inf, np.float32)
         rows = np.full((len(ids), self.k), -1, np.int64)
-        if asked:
-            within = [each for each in among if not isinstance(each, Rejection)]
-            found = self._search(queries[asked], within)
-            width = found[0].shape[1]
-            similarities[asked, :width], rows[asked, :width] = found
-        fates |= {row: Rejection("no_tile", "the search found none") for row in asked if rows[row, 0] < 0}
+        fates: dict[int, Rejection] = {}
+        first = 0
+        for among in self.bounds.parts(ids) if self.bounds is not None else [[None] * len(ids)]:
+            fates |= {row: each for row, each in enumerate(among, first) if isinstance(each, Rejection)}
+            asked = [row for row in range(first, first + len(among)) if row not in fates]
+            if asked:
+                found = self._search(queries[asked], [each for each in among if not isinstance(each, Rejection)])
+                width = found[0].shape[1]
+                similarities[asked, :width], rows[asked, :width] = found
+            fates |= {row: Rejection("no_tile", "the search found none") for row in asked if rows[row, 0] < 0}
+            first += len(among)
         for field, column in zip(self.adds, self._columns(similarities, rows), strict=True):
             table = table.append_column(field, column)
         return rejected(table, "match", fates)

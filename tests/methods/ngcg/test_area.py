@@ -121,6 +121,35 @@ def test_the_files_own_bounds_go_before_the_settings(gallery: Gallery, tmp_path:
     assert set(found[1]) == set(order[:4]) and set(found[2]) == set(order[:2])
 
 
+def test_a_row_of_the_file_without_bounds_is_rejected_and_does_not_search_all(gallery: Gallery, tmp_path: Path) -> None:
+    file = written(tmp_path, ["a,10,20,", "b,10,20,30000"], "image_id,latitude,longitude,radius_km")
+    first, second, third = Bounds(Area(file=file), gallery, Store(None)).of(["a", "b", "c"])
+    assert isinstance(first, Rejection) and first.reason == "no_tile" and "neither a radius nor a count" in first.detail
+    assert isinstance(second, np.ndarray) and len(second) == len(gallery)
+    assert isinstance(third, Rejection) and "no point" in third.detail
+    assert Bounds(Area(file=file, nearest=1), gallery, Store(None)).of(["a"])[0] is not None
+
+
+def test_large_areas_are_worked_on_in_parts_which_are_the_whole(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"n{at},{at},{at},{30000 if at % 2 else 50},{3 if at % 3 else ''}" for at in range(12)]
+    file = written(tmp_path, lines, "image_id,latitude,longitude,radius_km,nearest")
+    bounds, ids = Bounds(Area(file=file), gallery, Store(None)), [f"n{at}" for at in range(14)]
+    whole = list(bounds.parts(ids))
+    monkeypatch.setattr("geobatch.methods.ngcg.area._TILES", 2 * len(gallery))
+    parts = list(bounds.parts(ids))
+    assert len(whole) == 1 and len(parts) >= 2
+    for one, other in zip(whole[0], [each for part in parts for each in part], strict=True):
+        if isinstance(one, Rejection):
+            assert isinstance(other, Rejection) and other.detail == one.detail
+        else:
+            assert np.array_equal(one, other)
+    for part in parts:  # what a part holds beyond its limit is one row's
+        held = [len(each) for each in part if isinstance(each, np.ndarray)]
+        assert sum(held) - max(held, default=0) <= 2 * len(gallery)
+
+
 def test_countries_by_code_and_by_name_are_those_of_the_nearest_town(gallery: Gallery) -> None:
     towns = Geocoder.load()
     named = [towns[int(row)].country for row in towns.nearest(gallery.latitude, gallery.longitude)]

@@ -84,7 +84,9 @@ def test_a_gallery_in_parts_answers_as_the_whole(made: tuple[Path, Gallery, np.n
             parts.parts.stop()
 
 
-def test_the_nearest_are_the_published_protocols(made: tuple[Path, Gallery, np.ndarray], tmp_path: Path) -> None:
+def test_the_nearest_are_the_published_protocols(
+    made: tuple[Path, Gallery, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CVG-Text's, as `geobatch.benchmark.retrieval` ranks them: the job's best tile is that protocol's first."""
     folder, gallery, _ = made
     queries, (latitude, longitude) = tiles.unit(40, seed=8), tiles.scattered(40, seed=8)
@@ -98,6 +100,9 @@ def test_the_nearest_are_the_published_protocols(made: tuple[Path, Gallery, np.n
     done = Match(str(folder), k=3, area=Area(file=str(tmp_path / "truth.csv"), nearest=15))(tiles.asking(queries)).to_pylist()
     assert [row["neighbours"][0]["image_id"] for row in done] == [f"t{tile:03d}" for tile in judged.first]
     assert [row["score"] for row in done] == pytest.approx(judged.similarity, abs=1e-5)
+    monkeypatch.setattr("geobatch.methods.ngcg.area._TILES", 15 * 7)  # in parts of seven rows it is the same
+    again = Match(str(folder), k=3, area=Area(file=str(tmp_path / "truth.csv"), nearest=15))(tiles.asking(queries))
+    assert again.to_pylist() == done
     wide = retrieval(asked, held, protocol="all")
     assert (wide.first != judged.first).any(), "the area narrowed nothing"
 
