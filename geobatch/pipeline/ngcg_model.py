@@ -5,7 +5,9 @@ else the base is found beside the folder, by its path, or on the hub, and must b
 multimodal LLM as it was published has no card and the default encoding.
 
 The fingerprint is of what decides a vector, weights and encoding, wherever the folder lies and whoever serves it: an adapter
-and its merged weights have one and the same. A gallery's record keeps it as "encoder".
+and its merged weights have one and the same, though on a base of bfloat16 they lie 1e-3 apart where they compute in float32
+(`geobatch.methods.ngcg.encoder`), as the dtypes of serving do, which are not in it either. A gallery's record keeps it as
+"encoder".
 """
 
 from __future__ import annotations
