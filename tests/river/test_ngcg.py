@@ -71,7 +71,7 @@ class Tiled:
 
     def given(self, s3: S3Server, archive: str, output: str, *more: str) -> list[str]:
         given = ["--archive", f"s3://{self.bucket}/{archive}", "--output", f"s3://{self.bucket}/{output}", "--model",
-                 f"s3://{self.bucket}/model", "--shard-rows", "16", "--workers", "1"]  # fmt: skip
+                 f"s3://{self.bucket}/model", "--shard-rows", "4", "--workers", "1"]  # fmt: skip
         given += ["--ngcg.serving.dtype", "float32", "--store.endpoint", s3.endpoint, "--store.region", "us-east-1"]
         return [*given, *more]
 
@@ -270,7 +270,7 @@ def test_the_job_describes_photographs(tiled: Tiled, described: tuple[list[str],
 @pytest.mark.torture  # the texts' run goes the same way
 @pytest.mark.timeout(900)
 def test_photographs_killed_and_taken_up(tiled: Tiled, s3: S3Server) -> None:
-    assert tiled.job(s3, "photographs", "direct", kill_when=lambda _: tiled.committed(s3, "direct") >= 1).status is None
+    assert tiled.job(s3, "photographs", "direct", kill_when=lambda _: tiled.committed(s3, "direct") >= 2).status is None
     look, killed = killing_an_actor("Embed", lambda: True)  # few slices are left: later it may be gone
     ended = tiled.job(s3, "photographs", "direct", kill_when=look)
     assert ended.status == 0 and "taking up run" in ended.output and killed, ended.output
