@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count as naturals
 from itertools import islice
 from typing import NamedTuple
@@ -35,7 +35,7 @@ from geobatch.archive import parquet
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.fields import Content, Row, missing
 from geobatch.archive.forms import rows, titles
-from geobatch.archive.names import container, escaped, named_like_an_image, text_form
+from geobatch.archive.names import Names, container, escaped, named_like_an_image, text_form
 from geobatch.archive.prefix import too_large
 from geobatch.archive.slice import NOTHING, Rows, Slice, close
 from geobatch.errors import Rejection, UserError
@@ -123,13 +123,16 @@ def complaint(store: Store, found: Object, column: str) -> str | None:
     return None if heads is None else f"{found.uri} has {missing(heads, column)}; name the one that holds texts"
 
 
-def holds_texts(store: Store, uri: str) -> bool:
+def holds_texts(store: Store, uri: str, exclude: Sequence[str] = ()) -> bool:
     """Whether an archive is one of texts: it, or one of the first ten files of texts below it, has a column of texts, and there
     is nothing of images: no such files, tars or zips among the first 1000 objects, no columns of images or URIs in those ten.
+    What the globs of `exclude` fit is passed over.
     """
     whole = split(uri).uri
     single = store.head(whole) if text_form(whole) else None
     page = [single] if single is not None else next(iter(store.objects(whole)), [])
+    names, below = Names(ArchiveConfig(uri=uri, exclude=tuple(exclude))), whole.rstrip("/") + "/"
+    page = [each for each in page if not names.excludes(each.uri.removeprefix(below))]
     if any(named_like_an_image(each.uri) or container(each.uri) in ("tar", "zip") for each in page):
         return False
     files = [each for each in page if text_form(each.uri)][:_JUDGED]

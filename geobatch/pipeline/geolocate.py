@@ -96,8 +96,11 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     workers = config.workers or cores()
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
     chosen = choose(Store(config.store), config, workers)
-    if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(config.store), config.archive):
-        raise UserError(f"{config.archive} holds texts, and {chosen.method} reads photographs; use a model of --method ngcg")
+    if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(config.store), config.archive, config.exclude):
+        raise UserError(
+            f"{config.archive} holds texts, and {chosen.method} reads photographs; use a model of --method ngcg, or leave the "
+            "texts out with --exclude"
+        )
     decode = replace(config.decode, exif=not config.no_exif)
     rows = min(config.shard_rows, _LARGE_PICTURES) if chosen.far else config.shard_rows
     if chosen.side is not None and decode.side == DecodeConfig.side:

@@ -477,6 +477,12 @@ def test_what_an_archive_is_of_is_asked_of_ten_files_at_most(tmp_path: Path, mon
     assert not holds_texts(STORE, str(tmp_path)) and 1 <= len(set(opened)) <= 10
 
 
+def test_texts_beside_an_archive_of_something_else_may_be_excluded(tmp_path: Path) -> None:
+    put(tmp_path, "annotations/a.json", as_list([("a", "b")]))
+    assert holds_texts(STORE, str(tmp_path)) and not holds_texts(STORE, str(tmp_path), ("annotations/*",))
+    assert not holds_texts(STORE, f"{tmp_path}/", ("*.json",)) and holds_texts(STORE, str(tmp_path), ("b/*",))
+
+
 def test_titles_are_found_in_any_spelling() -> None:
     assert fields(["File Name", "LAT", "lon", "Query", "text"], "auto") == ("text", "File Name", "LAT", "lon", None)
     assert fields(["id", "name", "Some Words"], "some_words") == ("Some Words", "id", None, None, None)
