@@ -211,9 +211,9 @@ class Batches:
             for at in range(0, len(rows), size)
         ]
         groups = self.pairs.groups
-        words = torch.tensor([mark(text) for text in texts])
+        marks = torch.tensor([mark(text) for text in texts])
         said = torch.from_numpy(self._said(others))
-        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]), words, said)
+        return Drawn(pieces, torch.from_numpy(groups[rows]), torch.from_numpy(groups[others]), marks, said)
 
     def _said(self, rows: Rows) -> Rows:
         """(b, h, K) numbers of all that is said of the tiles (b, h)."""

@@ -114,7 +114,7 @@ class Said:
 
     def of(self, text: str) -> Rows:
         """Their rows."""
-        first, last = (int(np.searchsorted(self.marks, mark(text), side)) for side in ("left", "right"))  # type: ignore[call-overload]
+        first, last = (int(np.searchsorted(self.marks, mark(text), side)) for side in ("left", "right"))
         return self.rows[first:last]
 
 
