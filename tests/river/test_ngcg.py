@@ -202,6 +202,7 @@ def _photographed(tiled: Tiled, names: list[str]) -> np.ndarray:
     return np.stack(table["vector"].to_numpy()) @ tiled.gallery.vectors(np.arange(TILES)).T
 
 
+@pytest.mark.torture  # a minute and a half; areas and the side of tiles are tested stage by stage
 @pytest.mark.timeout(450)
 def test_photographs_find_the_tile_they_look_like_among_the_nearest_to_a_hint(tiled: Tiled, s3: S3Server) -> None:
     """Half of the photographs have a hint some 200 km off, the others none, which is a rejection. An actor is killed."""

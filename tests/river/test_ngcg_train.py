@@ -132,6 +132,7 @@ def same_as_unbroken(lesson: Lesson, output: Path, pairs: Path) -> None:
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.torture  # three trainings, 70 s; one worker's resuming is tested bit for bit without Ray
 @pytest.mark.timeout(600)
 def test_killed_and_taken_up_it_is_the_unbroken_one(lesson: Lesson, tmp_path: Path) -> None:
     output, kept = tmp_path / "model", tmp_path / "pairs"
