@@ -12,8 +12,9 @@ import ray
 
 from geobatch.actors import Hands, Slice, run_river, start
 from geobatch.engine.gallery import build
+from geobatch.engine.gallery.members import members
 from geobatch.errors import UserError
-from geobatch.methods.geotoken.retrieve import Retrieve, held
+from geobatch.methods.geotoken.retrieve import Retrieve
 from geobatch.schema import FATE, empty_columns
 from geobatch.service import serving
 from tests.engine.gallery.smooth import smooth, tables
@@ -67,7 +68,7 @@ def test_a_shards_actor_dies_and_nothing_is_lost(cluster: None, tmp_path: Path) 
     build(tmp_path, tables(*smooth(1500)))
     make = {"gallery": str(tmp_path), "neighbours": 5, "shards": 2}
     river = [Hands(stage=Emit), Hands(stage=Retrieve, make=make)]
-    names = [f"{held(str(tmp_path), 2).name}-{number}" for number in range(2)]
+    names = [f"{members(str(tmp_path), 2).name}-{number}" for number in range(2)]
     pieces: dict[tuple[int, int], pa.Table] = {}
     with serving(river):
         for done, block in enumerate(run_river(TASKS, river)):
