@@ -135,9 +135,13 @@ class Lease:
                 )
 
     def _keep(self) -> None:
-        """The thread: renews until the lease is left or lost. A store that fails is asked again at the next turn."""
+        """The thread: renews until the lease is left or lost.
+
+        A store that fails is asked again at the next turn. Nothing is said of it here: while it fails no slice can be committed
+        either, and that error ends the run; once it answers, a lease that was taken over meanwhile is found out.
+        """
         while not self._left.wait(self.renewal):
-            with contextlib.suppress(MachineError, UserError):
+            with contextlib.suppress(GeobatchError):
                 number, theirs = self._newest()
                 if number > self._number:
                     by = "another run" if theirs is None else _named(theirs)
