@@ -149,7 +149,12 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery, b
     """
     parts = {part["path"]: len(part.get("removed", ())) for part in table.parts}
     groups = Groups(store, config.groups) if config.groups else None
-    source = {"parts": parts, "groups": config.groups, "groups_sha256": groups.sha256 if groups else None}
+    source = {
+        "parts": parts,
+        "holds": "texts" if config.texts else "pictures",
+        "groups": config.groups,
+        "groups_sha256": groups.sha256 if groups else None,
+    }
     known = read_record(folder) if (folder / RECORD).is_file() and not config.rebuild else {}
     before = known.get("source", {}).get("parts", {})
     same = known.get("indexing") == json.loads(json.dumps(asdict(config.indexing)))

@@ -21,6 +21,10 @@ from geobatch.pipeline.ngcg_model import METHOD
 from geobatch.pipeline.pairs import Prepared
 from geobatch.progress import say
 
+#: Share of ln B at which a loss has learnt nothing. A collapsed training stays at 1.00 for good; one of 400 steps that worked
+#: ended at 0.4.
+COLLAPSED = 0.98
+
 
 def card_of(about: dict[str, Any], prepared: Prepared, pairs: tuple[int, int], spent: dict[str, float]) -> dict[str, Any]:
     """A card.
@@ -68,6 +72,12 @@ def made(output: Path, key: str, value: str) -> dict[str, Any] | None:
 def tell(output: Path, card: dict[str, Any]) -> None:
     """Says what came of it."""
     say(f"model {output}: {card['training']['steps']:,.0f} steps, loss {card['training']['loss']}")
+    over = card["training"].get("loss_over_chance") or 0.0
+    if over > COLLAPSED:
+        say(
+            f"warning: the loss ended at {100 * over:.0f} % of ln {card['config']['tuning']['batch']}, a model that tells "
+            "nothing apart has that; train longer, or with a lower --tuning.learning-rate and a longer --tuning.warm-up"
+        )
     figures = {name: value for name, value in card["validation"].items() if name != "pairs"}
     if figures:
         said = ", ".join(f"{name} {100 * value:.1f} %" for name, value in figures.items() if value is not None)

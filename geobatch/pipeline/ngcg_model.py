@@ -59,12 +59,17 @@ class Opened:
         return self.model.encoding.dimensions or int(self._inputs.config.get_text_config().hidden_size)
 
     def suits(self, gallery: Path) -> None:
-        """A gallery made by hand, which has no source, may be of nobody.
+        """A gallery made by hand, which has no source, may be of nobody; older ones do not say what they hold.
 
         Raises:
-            UserError: the gallery at that folder is of another encoder.
+            UserError: the gallery at that folder is of another encoder, or of texts.
         """
         record = read_record(gallery)
+        if record.get("source", {}).get("holds") == "texts":
+            raise UserError(
+                f"{gallery} holds texts, and places are found among tiles; give one that jobs/build_gallery.py made of "
+                "pictures as --gallery"
+            )
         why = ""
         if record["dimension"] != self.dimension:
             why = f"its vectors have {record['dimension']} numbers, this one's {self.dimension}"

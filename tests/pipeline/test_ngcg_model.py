@@ -105,6 +105,9 @@ def test_a_gallery_knows_its_own_encoder(trained: Path, base: Path, tmp_path: Pa
     path.write_text(json.dumps({**record, "encoder": "another"}))
     with pytest.raises(UserError, match=r"a gallery of another encoder .*other weights"):
         own.suits(tmp_path / "gallery")
+    path.write_text(json.dumps({**record, "encoder": own.fingerprint, "source": {"parts": {}, "holds": "texts"}}))
+    with pytest.raises(UserError, match="holds texts, and places are found among tiles; give one that"):
+        own.suits(tmp_path / "gallery")
 
 
 @pytest.mark.parametrize(

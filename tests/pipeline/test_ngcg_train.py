@@ -14,6 +14,7 @@ from geobatch.errors import UserError
 from geobatch.methods.ngcg.config import Tuning, Validation
 from geobatch.pipeline import ngcg_train as job
 from geobatch.pipeline.ngcg_base import dry
+from geobatch.pipeline.ngcg_card import tell
 from geobatch.pipeline.ngcg_train import NgcgTrain
 from geobatch.store import Store
 from geobatch.train.lora import LoRA
@@ -79,3 +80,12 @@ def test_only_its_own_models_are_replaced(files: dict[str, object], ours: bool, 
         return
     with pytest.raises(UserError, match="holds something else than a model of this job"):
         job._checked(config)
+
+
+def test_a_training_that_collapsed_is_said_to_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"steps": 400, "loss": 4.85, "saved_step": 400}
+    card = {"training": figures, "validation": {}, "config": {"tuning": {"batch": 128}}}
+    for over, warned in ((0.4, False), (1.0, True)):
+        tell(tmp_path, {**card, "training": {**figures, "loss_over_chance": over}})
+        assert ("warning: the loss ended at 100 % of ln 128" in capsys.readouterr().out) is warned
+    tell(tmp_path, card)  # of an older version

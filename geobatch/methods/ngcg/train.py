@@ -176,6 +176,7 @@ class Fit:
             "saved_step": float(best.get("step", self.step)),
             "temperature": self.temperature,
             "waiting": float(self.order.waiting),
+            "loss_over_chance": _over_chance(self.history, self.tuning.batch),
         }
 
     def state(self) -> dict[str, Any]:
@@ -298,3 +299,8 @@ def _optimiser(parameters: list[nn.Parameter], tuning: Tuning) -> torch.optim.Ad
         {"params": [each for each in parameters if each.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=tuning.learning_rate, fused=True)
+
+
+def _over_chance(history: list[list[float]], batch: int) -> float:
+    """Mean loss of the last twentieth of the steps over ln B, which is the loss of vectors that are all one."""
+    return float(np.mean([row[1] for row in history[-max(1, len(history) // 20) :]] or [math.inf]) / math.log(batch))

@@ -421,6 +421,14 @@ def test_bfloat16_holds_the_base_and_not_what_is_trained(world: World) -> None:
     assert all(math.isfinite(value) for value in fit.figures().values())
 
 
+def test_the_loss_over_chance_is_of_the_last_steps(world: World) -> None:
+    fit = made(world, replace(QUICK, batch=6))
+    fit.history = [[float(step), 0.5, 1.0, 0.0, 0.03] for step in range(60)]
+    assert fit.figures()["loss_over_chance"] == pytest.approx(0.5 / math.log(6))
+    fit.history[-3:] = [[0.0, loss, 1.0, 0.0, 0.03] for loss in (1.6, 1.8, 2.0)]  # the last twentieth of sixty
+    assert fit.figures()["loss_over_chance"] == pytest.approx(1.8 / math.log(6))
+
+
 def test_what_cannot_be_trained_is_refused(world: World) -> None:
     for tuning, worker, words in (
         (QUICK, Worker(0, 4), "4 workers cannot share a batch of 6 equally; use a multiple"),
