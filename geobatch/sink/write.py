@@ -15,12 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from geobatch import metrics
 from geobatch.actors import Slice
 from geobatch.errors import MachineError
 from geobatch.sink.rows import Stamp, as_written, parquet
 from geobatch.store import Store, StoreConfig, join
 
-#: What `Write` tells the driver about a slice.
+#: What `Write` tells the driver about a slice. A map read by `to_pylist` is a list of pairs: `dict(row["reasons"])`.
 SUMMARY = pa.schema(
     [
         pa.field("shard", pa.int32()),
@@ -30,6 +31,9 @@ SUMMARY = pa.schema(
         pa.field("placed", pa.int64()),
         pa.field("rejected", pa.int64()),
         pa.field("bytes", pa.int64()),
+        pa.field("reasons", pa.map_(pa.string(), pa.int64())),  # how many were rejected for each
+        pa.field("seconds", pa.map_(pa.string(), pa.float64())),  # of each stage, in the order of the river
+        pa.field("written", pa.int64()),  # bytes of its part
     ]
 )
 
@@ -70,7 +74,11 @@ class Write:
         uri = join(self.output, "runs", self.stamp.run, "commits", commit_name(piece.shard, piece.number))
         if not self.store.put_if_absent(uri, json.dumps(commit).encode()):
             commit = self._concede(uri, part)
-        return pa.Table.from_pylist([{name: commit[name] for name in SUMMARY.names}], schema=SUMMARY)
+        else:
+            metrics.committed(commit["placed"], commit["reasons"])
+        told = {**commit, "written": commit["part"]["bytes"] if commit["part"] else 0}
+        told |= {name: list(commit[name].items()) for name in ("reasons", "seconds")}
+        return pa.Table.from_pylist([{name: told[name] for name in SUMMARY.names}], schema=SUMMARY)
 
     def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, Any] | None, spent: float) -> dict[str, Any]:
         reasons = Counter(reason for reason in rows["reason"].to_pylist() if reason)
