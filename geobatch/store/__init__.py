@@ -10,6 +10,7 @@ objects, and S3 Express directory buckets, whose listings are not sorted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import uuid
@@ -19,13 +20,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from geobatch.errors import GeobatchError, UserError
+from geobatch.store.config import StoreConfig, StoreOverride
 from geobatch.store.disk import Disk
-from geobatch.store.faults import Changed, Denied, NoBucket, NotFound, StoreConfig, Unreadable
+from geobatch.store.faults import ALONE, Changed, Denied, NoBucket, NotFound, Unreadable, Withheld
 from geobatch.store.s3 import S3, Tagged
 from geobatch.store.stream import RangeFile, Stream
 from geobatch.store.uri import Object, Place, join, split
 
 __all__ = [
+    "ALONE",
     "Changed",
     "Denied",
     "NoBucket",
@@ -34,9 +37,11 @@ __all__ = [
     "RangeFile",
     "Store",
     "StoreConfig",
+    "StoreOverride",
     "Stream",
     "Tagged",
     "Unreadable",
+    "Withheld",
     "join",
     "split",
 ]
@@ -66,15 +71,26 @@ class Store:
             self._s3, self._process = S3(self.config), os.getpid()
         return self._s3
 
-    def objects(self, prefix: str) -> Iterator[list[Object]]:
+    def objects(self, prefix: str, after: str | None = None) -> Iterator[list[Object]]:
         """Everything below the folder `prefix`, in pages of at most 1000, ordered by the key's UTF-8 bytes.
 
         `s3://b/a` and `s3://b/a/` both mean the keys that begin with `a/`, never `ab/x`. Pages are fetched as they are
-        asked for; nothing there means empty pages, not an error.
+        asked for; nothing there means empty pages, not an error. A listing that broke off goes on behind the last URI it
+        gave, `after`, in as many requests as are left.
         """
         place = split(prefix)
         folder = place.key if not place.key or place.key.endswith("/") else f"{place.key}/"
-        return self._side(place).objects(place._replace(key=folder))
+        return self._side(place).objects(place._replace(key=folder), None if after is None else split(after).key)
+
+    def require_credentials(self, uri: str) -> None:
+        """Lists one page, so that what the user must put right is said before anything is started.
+
+        Raises:
+            UserError: credentials are missing or refused, or there is no such bucket.
+            Unreadable: the store does not answer.
+        """
+        with contextlib.suppress(Denied, Withheld):  # who may read may still not list
+            next(self.objects(uri), None)
 
     def head(self, uri: str) -> Object | None:
         """Size in bytes and etag of one object, or None if there is none."""

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.errors import UserError
-from geobatch.store.faults import Changed, Denied, NotFound, StoreConfig, Unreadable
+from geobatch.store.config import StoreConfig
+from geobatch.store.faults import Changed, Denied, NotFound, Unreadable
 from geobatch.store.s3 import Tagged
 from geobatch.store.stream import Stream
 from geobatch.store.uri import Object, Place
@@ -80,10 +81,18 @@ class Disk:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
 
-    def objects(self, place: Place) -> Iterator[list[Object]]:
-        """Pages of at most 1000 files below the folder, in the order of their paths' bytes; symbolic links are followed."""
+    def objects(self, place: Place, after: str | None = None) -> Iterator[list[Object]]:
+        """Pages of at most 1000 files below the folder, in the order of their paths' bytes; symbolic links are followed.
+
+        Args:
+            place: the folder.
+            after: path behind which to begin; the files before it are walked over.
+        """
         page: list[Object] = []
+        begin = None if after is None else f"file://{after}".encode()
         for found in _walk(place.key.rstrip("/"), ()):
+            if begin is not None and found.uri.encode() <= begin:
+                continue
             page.append(found)
             if len(page) == _PAGE:
                 yield page

@@ -8,6 +8,9 @@
     │   └── NoBucket          a NotFound as well: where one object of many is asked for, it is one that is not there
     └── MachineError
         └── Unreadable        the store kept failing after all attempts
+            └── Withheld      it failed for this object only: its bucket answers
+
+`ALONE` are those that say something about one object and nothing about its neighbours: an archive makes rows of them.
 
 Waiting is exponential with full jitter: a thousand workers that a store threw out in the same second must not come back in
 the same second. With the defaults (8 attempts, 0.1 s) a store that is gone costs 6 s on average, 13 s at most, before
@@ -19,10 +22,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from geobatch.errors import GeobatchError, MachineError, UserError
+from geobatch.store.config import StoreConfig
 
 T = TypeVar("T")
 
@@ -47,39 +50,26 @@ class NoBucket(UserError, NotFound):
 
 
 class Unreadable(MachineError):
-    """The store refused or failed, and asking again did not help."""
+    """The store refused or failed, and asking again did not help.
+
+    Attributes:
+        exhausted: it was asked as often as it may be; else its answer was final.
+    """
+
+    exhausted = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreConfig:
-    """How to reach a store. Credentials are not here: they come from where boto3 looks for them."""
+class Withheld(Unreadable):
+    """The store answers, but not for this object."""
 
-    endpoint: str | None = None
-    """Address of an S3 store other than AWS, such as http://127.0.0.1:9000."""
-    region: str | None = None
-    """Region of the buckets; by default what the AWS configuration says."""
-    profile: str | None = None
-    """Profile in the AWS configuration; by default the usual chain of credentials."""
-    attempts: int = 8
-    """How often one request is tried before it counts as failed."""
-    backoff: float = 0.1
-    """Seconds that the first wait lasts at most; each further one may last twice as long, up to 20 s."""
-    connect_timeout: float = 10.0
-    """Seconds to wait for a connection."""
-    read_timeout: float = 60.0
-    """Seconds to wait for the next bytes of an answer."""
-    in_flight: int = 32
-    """How many requests one process keeps under way at once."""
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot work."""
-        if self.attempts < 1 or self.in_flight < 1:
-            raise UserError("a store needs at least one attempt and one request in flight; raise --attempts or --in-flight")
+#: What concerns one object and not the store.
+ALONE = (NotFound, Changed, Denied, Withheld)
 
 
 def wait(config: StoreConfig, failures: int) -> None:
     """Sleeps after the `failures`-th failure in a row, counted from 1."""
-    time.sleep(random.uniform(0.0, min(LONGEST_WAIT, config.backoff * 2 ** (failures - 1))))
+    time.sleep(random.uniform(0.0, min(LONGEST_WAIT, config.backoff * 2 ** min(failures - 1, 60))))
 
 
 def persist(config: StoreConfig, uri: str, judge: Callable[[Exception, str], Exception | None], work: Callable[[int], T]) -> T:
@@ -112,7 +102,9 @@ def persist(config: StoreConfig, uri: str, judge: Callable[[Exception, str], Exc
 def given_up(config: StoreConfig, uri: str, error: Exception) -> Unreadable:
     """The error that says that the last attempt failed too."""
     said = " ".join(str(error).split())[:200]
-    return Unreadable(
-        f"{uri} failed {config.attempts} times, at last with {type(error).__name__}: {said}; "
-        "check the store's health and the network, then run again"
+    times = "once" if config.attempts == 1 else f"{config.attempts} times, at last"
+    fault = Unreadable(
+        f"{uri} failed {times} with {type(error).__name__}: {said}; check the store's health and the network, then run again"
     )
+    fault.exhausted = True
+    return fault

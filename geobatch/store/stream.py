@@ -5,7 +5,7 @@ another from where it was, with `If-Match`, so that the two halves belong to the
 breaks within one mebibyte. `RangeFile` is seekable, for formats whose table of contents is at the end: it fetches 256 KiB
 where reading jumps to and up to 4 MiB where it goes on, and keeps the last 8 MiB.
 
-Neither covers a server that sends one byte a minute: only silence longer than `read_timeout` counts as a break.
+Each read has a deadline in all (`timeouts`): a server that sends one byte a second counts as a break as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from geobatch.errors import GeobatchError
-from geobatch.store.faults import Changed, StoreConfig, given_up, wait
+from geobatch.store.config import StoreConfig
+from geobatch.store.faults import Changed, Unreadable, given_up, wait
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -46,6 +47,7 @@ class Stream(io.RawIOBase):
         config: attempts and backoff.
         open_at: opens the object at a byte, if it still has the given etag.
         judge: as in `persist`.
+        alone: what giving up means for this object.
         start: first byte to read.
         if_match: the etag it must have; by default the one it has when it is opened.
     """
@@ -56,11 +58,13 @@ class Stream(io.RawIOBase):
         config: StoreConfig,
         open_at: Callable[[int, str | None], Opened],
         judge: Callable[[Exception, str], Exception | None],
+        alone: Callable[[Unreadable], Unreadable] = lambda error: error,
         *,
         start: int = 0,
         if_match: str | None = None,
     ) -> None:
-        self._uri, self._config, self._open_at, self._judge = uri, config, open_at, judge
+        self._uri, self._config, self._open_at = uri, config, open_at
+        self._judge, self._alone = judge, alone
         self._body: Opened | None = open_at(start, if_match)
         self.etag, self.size = self._body.etag, self._body.size
         self._position, self._failures, self._failed_at = start, 0, start
@@ -118,7 +122,7 @@ class Stream(io.RawIOBase):
             self._failures = 0
         self._failures, self._failed_at = self._failures + 1, self._position
         if self._failures >= self._config.attempts:
-            raise given_up(self._config, self._uri, error) from error
+            raise self._alone(given_up(self._config, self._uri, error)) from error
         wait(self._config, self._failures)
 
 
