@@ -19,7 +19,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -260,12 +260,40 @@ def settings(no_progress_hours: float = 12.0) -> None:
                 handler.setLevel(logging.CRITICAL)
 
 
-def run_river(blocks: list[pa.Table], river: list[Hands]) -> Iterator[pa.Table]:
-    """Sends each block through the stages as its own task and yields what comes out, in the order it is done."""
+def run_river(
+    blocks: list[pa.Table], river: list[Hands], cut: Callable[[Callable[[], None]], None] | None = None
+) -> Iterator[pa.Table]:
+    """Sends each block through the stages as its own task and yields what comes out, in the order it is done.
+
+    Args:
+        blocks: the tasks.
+        river: the stages.
+        cut: is handed a function that any thread may call to end the iteration now; what is under way is dropped.
+    """
     import ray
 
     settings()
     dataset = ray.data.from_arrow(blocks)
     for hands in river:
         dataset = through(dataset, hands)
+    if cut is not None:
+        cut(_breaking_off(dataset))
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _breaking_off(dataset: Any) -> Callable[[], None]:
+    """Ray shows a dataset's executor once its first block is out, which a river that waits for a node may never see."""
+    executors: list[Any] = []
+    create = dataset._create_executor
+
+    def created() -> Any:
+        executors.append(create())
+        return executors[-1]
+
+    dataset._create_executor = created
+
+    def end() -> None:
+        for executor in executors:
+            executor.shutdown(force=True)
+
+    return end

@@ -1,7 +1,8 @@
 """Shards become slices: the first stage of every river.
 
 A task says where its shard stands in the frozen manifest and which of its slices are committed; the manifest itself is read
-here, by the actor that needs it, so the driver never holds an image's name.
+here, by the actor that needs it, so the driver never holds an image's name. Before each slice the reader asks the run's
+gate (`gate`), which says no once the run is to end.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +19,7 @@ import pyarrow.parquet as pq
 from geobatch.actors import Slice
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.shard import read_shard
+from geobatch.service import Service
 from geobatch.store import Store, StoreConfig
 
 
@@ -26,31 +30,50 @@ class Read:
         archive: what is read, and the sizes of a slice.
         store: reaches the archive.
         output: reaches the manifest and the committed parts.
+        gate: asked before each slice; None: there is none, all is read.
     """
 
     takes_tasks = True
 
-    def __init__(self, archive: ArchiveConfig, store: StoreConfig, output: StoreConfig) -> None:
-        self.archive, self.store, self.output = archive, Store(store), Store(output)
+    def __init__(self, archive: ArchiveConfig, store: StoreConfig, output: StoreConfig, gate: Service | None = None) -> None:
+        self.archive, self.store, self.output, self.gate = archive, Store(store), Store(output), gate
+
+    @staticmethod
+    def services(gate: Service | None = None, **_: Any) -> list[Service]:
+        """The gate."""
+        return [gate] if gate is not None else []
 
     def __call__(self, tasks: pa.Table) -> Iterator[Slice]:
-        """Every slice of the tasks' shards that is not committed yet."""
+        """Every slice of the tasks' shards that is not committed yet, as long as the gate is open."""
         for task in tasks.to_pylist():
-            manifest = pq.ParquetFile(pa.BufferReader(self.output.get(task["plan"]))).read_row_group(task["group"])
-            done = {each["number"]: each["end"] for each in task["done"]}
+            yield from self._shard(task)
+
+    def _shard(self, task: dict[str, Any]) -> Iterator[Slice]:
+        pieces: Iterator[Any] | None = None
+        for ordinal in count():
+            if self.gate is not None and not self.gate.ask("may", task["shard"], ordinal)[0]:
+                return
             started = time.perf_counter()
-            for piece in read_shard(self.store, manifest, self.archive, done, seen=partial(self._seen, task["parts"])):
-                spent = time.perf_counter() - started
-                yield Slice(
-                    shard=task["shard"],
-                    number=piece.number,
-                    last=piece.last,
-                    end=piece.end,
-                    skipped=piece.skipped,
-                    rows=piece.table,
-                    seconds=(("Read", spent),),
-                )
-                started = time.perf_counter()
+            if pieces is None:
+                manifest = pq.ParquetFile(pa.BufferReader(self.output.get(task["plan"]))).read_row_group(task["group"])
+                done = {each["number"]: each["end"] for each in task["done"]}
+                pieces = read_shard(self.store, manifest, self.archive, done, seen=partial(self._seen, task["parts"]))
+            piece = next(pieces, None)
+            if piece is None:
+                if self.gate is not None:
+                    self.gate.ask("over", task["shard"], ordinal)
+                return
+            yield Slice(
+                shard=task["shard"],
+                number=piece.number,
+                last=piece.last,
+                end=piece.end,
+                skipped=piece.skipped,
+                rows=piece.table,
+                seconds=(("Read", time.perf_counter() - started),),
+            )
+            if piece.last:
+                return
 
     def _seen(self, parts: list[str]) -> set[str]:
         """image_ids that this shard's committed slices hold."""

@@ -4,6 +4,9 @@ The driver may die anywhere. What it leaves in the bucket says how far it came (
 from there. A worker may die as well: Ray restarts it and gives it its slice again, three times; if that fails, or a node is
 lost in a way Ray does not survive, the driver lists the commits and sends what is missing through a fresh river, as long as
 each pass commits something.
+
+A run may end before its work is done, in order: watches (`watch`) say when it is enough, `drain` lets through what is under
+way, and the run is finished with what it has.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -25,6 +29,8 @@ from geobatch.archive.plan import plan
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
+from geobatch.pipeline.drain import Drain, gate_of
+from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
 from geobatch.service import serving
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
@@ -52,6 +58,7 @@ class Flow:
         relocate: start the table anew although the fingerprint differs.
         address: Ray cluster, or None for this machine.
         what: two words for the progress line.
+        watches: look on and may end the run before its time.
     """
 
     archive: ArchiveConfig
@@ -64,13 +71,14 @@ class Flow:
     relocate: bool = False
     address: str | None = None
     what: str = "located"
+    watches: tuple[Watch, ...] = ()
 
 
 def flow(job: Flow) -> dict[str, Any]:
     """Runs it to its end and returns the account that `done.json` holds.
 
     Returns:
-        The account, with `"new": False` where nothing was left to do.
+        The account, with `"new": False` where nothing was left to do, and `"ended"` where a watch ended it.
 
     Raises:
         UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
@@ -100,9 +108,15 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
                 f"{table.record['rows']:,} rows"
             )
             return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
-    _work(run, frozen, job, lease)
-    lease.check()
-    return {"new": True, **run.finish(frozen)}
+    watching = Watching(job.watches)
+    try:
+        watching.begin(run, frozen)
+        ended = _work(run, frozen, job, lease, watching)
+        lease.check()
+        account = run.finish(frozen)
+        return {"new": True, **account, **watching.end(account), **({"ended": ended} if ended else {})}
+    finally:
+        watching.close()
 
 
 def _freeze(run: Run, job: Flow, store: Store, table: Snapshot | None) -> dict[str, Any] | None:
@@ -145,31 +159,67 @@ def _known(store: Store, table: Snapshot) -> Any:
     return lambda objects: keys.holds(objects).tolist()
 
 
-def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease) -> None:
-    stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
-    # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
-    readers = max(1, max(hands.workers for hands in job.river) // 4)
-    read = Hands(stage=Read, make={"archive": job.archive, "store": job.store, "output": job.store}, workers=readers, cpus=0.5)
-    write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
-    river = [read, *job.river, write]
+def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: Watching) -> str | None:
+    """Passes until everything is committed, or a watch has enough: its reason, where something is left undone."""
     whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
     images = sum(sum(file["rows"]) for file in frozen["files"]) if whole else None
-    barren = 0
+    barren = passes = 0
     while tasks := list(run.remaining(frozen)):
         lease.check()
-        start(river, job.address)
+        if (reason := watching.enough()) is not None:
+            return reason
+        passes += 1
         committed = len(run.commits())
         before = (images - _images(frozen, tasks)) if images is not None else 0
+        river = _river(run, job, passes)
+        start(river, job.address)
         try:
-            with serving(river), Progress(job.what, images, done=before) as progress:
-                for block in run_river(tasks, river):
-                    lease.check()
-                    for row in block.to_pylist():
-                        note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
-                        progress.add(row["read"], note)
+            with Progress(job.what, images, done=before) as progress:
+                reason = _pass(tasks, river, lease, watching, progress)
         except (ray.exceptions.RayError, GeobatchError) as error:
             barren = barren + 1 if len(run.commits()) == committed else 0
             _give_up_or_go_on(error, barren, job)
+            continue
+        if reason is not None:
+            return reason if next(run.remaining(frozen), None) is not None else None
+    return None
+
+
+def _river(run: Run, job: Flow, number: int) -> list[Hands]:
+    """All stages of a pass, from tasks to commits."""
+    stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
+    # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
+    readers = max(1, max((hands.workers for hands in job.river), default=1) // 4)
+    reads = {"archive": job.archive, "store": job.store, "output": job.store}
+    if job.watches:
+        reads["gate"] = gate_of(f"{run.id}-{number}")
+    read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
+    write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
+    return [read, *job.river, write]
+
+
+def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Watching, progress: Progress) -> str | None:
+    """Sends the tasks through once; returns why a watch ended it, if one did."""
+    with serving(river), ExitStack() as stack:
+        watching.river(river)
+        drain = stack.enter_context(Drain(watching, river[0].make["gate"])) if "gate" in river[0].make else None
+        try:
+            for block in run_river(tasks, river, cut=drain.cut_with if drain else None):
+                lease.check()
+                for row in block.to_pylist():
+                    note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
+                    progress.add(row["read"], note)
+                    watching.slice(row)
+                    if drain is not None:
+                        drain.slice(row)
+        except (ray.exceptions.RayError, GeobatchError):
+            if drain is None or drain.reason is None:
+                raise
+            lease.check()  # what was under way when the run was ended and failed is the next run's
+        if drain is None:
+            return None
+        drain.check()
+        return drain.reason
 
 
 def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
