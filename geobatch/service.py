@@ -9,6 +9,9 @@ them the first to ask does. Ray starts a dead member again and asks it again, `T
 is started anew by who asks next. So a question is answered, or raised as the machine's fault within its deadline; it is
 never answered by some of the members.
 
+Paths among a member's arguments travel as a stage's do (`geobatch.store.travel`): a folder fetched here is fetched where the
+member lives.
+
 Members ask Ray for no CPU: a stage that waits for them holds its own meanwhile, and on a small machine they would starve
 it. They are spread over the nodes. Without Ray the members live in this process.
 
@@ -26,6 +29,7 @@ import ray
 
 from geobatch.actors import TASK_RETRIES, Hands
 from geobatch.errors import MachineError, UserError
+from geobatch.store.travel import arrived, outlined, travelling
 
 #: Seconds within which a question must be answered, starting a dead member again included.
 DEADLINE = 600.0
@@ -102,7 +106,7 @@ class Service:
                 max_task_retries=TASK_RETRIES,
                 scheduling_strategy="SPREAD",
             )
-            .remote(self.member, self.make[number])
+            .remote(self.member, travelling(self.make[number], mounted=True))
         )
 
 
@@ -112,7 +116,7 @@ class _Member:
     def __init__(self, member: type[Any], make: dict[str, Any]) -> None:
         self.fault: UserError | None = None
         try:
-            self.member = member(**make)
+            self.member = member(**arrived(make))
         except UserError as error:
             self.fault = error
 
@@ -125,7 +129,7 @@ class _Member:
 def services(hands: Hands) -> list[Service]:
     """What a stage will ask: its class says so in a classmethod `services`, which takes the arguments of its constructor."""
     named = getattr(hands.stage, "services", None)
-    return list(named(**hands.make)) if named is not None else []
+    return list(named(**outlined(hands.make))) if named is not None else []
 
 
 @contextmanager

@@ -122,13 +122,12 @@ def embedding(asked: Asked, store: Store, workers: int) -> Embedding:
         raise UserError(f"--places {asked.places} does not read --truth {asked.truth}; leave one of both out")
     if asked.footprint_km < 0:
         raise UserError(f"--footprint-km {asked.footprint_km} is no size; give the side of the ground that a tile shows")
-    folder = local_folder(store, asked.encoder, "encoder")
-    if _is_ngcg(folder):
+    if _is_ngcg(local_folder(store, asked.encoder, "encoder", outline=True)):
         return _ngcg(asked, open_model(store, asked.encoder), workers)  # its base may lie beside it in the bucket
     if asked.texts or asked.places == "none":
         flag = f"--texts {asked.texts}" if asked.texts else "--places none"
         raise UserError(f"{asked.encoder} is an encoder of images that looks for places; {flag} needs a model of ngcg_train.py")
-    return _images(asked, folder, workers)
+    return _images(asked, local_folder(store, asked.encoder, "encoder"), workers)
 
 
 def _is_ngcg(folder: Path) -> bool:

@@ -1,18 +1,31 @@
-"""Model and gallery folders: brought to this machine, and fingerprinted by what they hold."""
+"""Model and gallery folders: brought to this machine, sent to the others, and fingerprinted by what they hold.
+
+The driver opens folders by local paths, whatever they were named as; `sent` puts into a river's arguments what other nodes find
+them by. A base model in a bucket is not fetched by the driver at all: its settings are (`outline`), its fingerprint is of
+pieces read through Range requests.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
-import shutil
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from geobatch.errors import UserError
-from geobatch.store import Store
-from geobatch.store.disk import home
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from geobatch.actors import Hands
+from geobatch.errors import MachineError, UserError
+from geobatch.store import Store, join
+from geobatch.store.fetch import Remote, absent, remote_of
+from geobatch.store.travel import Mounted, travelling, walked
+from geobatch.store.verify import Piece
 
 #: The file that makes a folder a model: {"method": …, "gallery": …}.
 CARD = "geobatch.json"
@@ -20,9 +33,18 @@ CARD = "geobatch.json"
 #: Bytes read of a large file at each of as many places, for its fingerprint.
 _PIECE, _PIECES = 1 << 20, 16
 
+#: Seconds within which every node must say whether it sees a path: a worker process starts in 2 to 10.
+_LOOK = 120.0
 
-def local_folder(store: Store, uri: str, what: str) -> Path:
-    """The folder at `uri` as a local path: itself if it is one, else a copy named by the etags of what it holds.
+
+def local_folder(store: Store, uri: str, what: str, outline: bool = False) -> Path:
+    """The folder at `uri` as a local path: itself if it is one, else a copy that is fetched once (`geobatch.store.fetch`).
+
+    Args:
+        store: reaches it, if it is in a bucket.
+        uri: path or s3:// prefix.
+        what: the word for it, for errors.
+        outline: leave out the large files of one in a bucket: settings are enough here, weights are for other nodes.
 
     Raises:
         UserError: there is nothing at `uri`.
@@ -32,29 +54,10 @@ def local_folder(store: Store, uri: str, what: str) -> Path:
         if not path.is_dir():
             raise UserError(f"there is no {what} folder {uri}; check the path, or make one with the jobs the README lists")
         return path.resolve()
-    objects = [item for page in store.objects(uri.rstrip("/") + "/") for item in page]
-    if not objects:
+    found = Remote.of(store, uri)
+    if found is None:
         raise UserError(f"there is no {what} at {uri}; check the bucket and prefix")
-    digest = hashlib.sha256(json.dumps([[item.uri, item.etag] for item in objects]).encode()).hexdigest()[:20]
-    target = home() / digest
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        copy = Path(scratch) / "copy"
-        for item, content in zip(objects, store.get_many([item.uri for item in objects]), strict=True):
-            if isinstance(content, BaseException):
-                raise content
-            path = (copy / item.uri[len(uri.rstrip("/")) + 1 :]).resolve()
-            if not path.is_relative_to(copy.resolve()):
-                raise UserError(f"{item.uri} would leave its folder; rename that object")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        try:
-            copy.rename(target)
-        except OSError:  # another process was faster
-            shutil.rmtree(copy, ignore_errors=True)
-    return target
+    return Path(found.outline() if outline else found.here())
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -89,23 +92,46 @@ def fingerprint_of(folder: Path, leave: tuple[str, ...] = ()) -> str:
 def fingerprint_of_base(base: str) -> str:
     """SHA-256 over names, sizes and bytes of a folder's files, of large ones 16 MiB in even steps; a hub name is itself.
 
-    A fine-tuned copy differs everywhere, so a sample tells: hashing all 55 GB of Gemma 3 27B takes minutes, this a second.
+    A fine-tuned copy differs everywhere, so a sample tells: hashing all 55 GB of Gemma 3 27B takes minutes, this a second. Of
+    an outline what it leaves out is read in the bucket.
     """
     folder = Path(base)
     total = hashlib.sha256()
     if not folder.is_dir():
         return hashlib.sha256(base.encode()).hexdigest()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode())
-        with path.open("rb") as file:
-            if size <= _PIECE * _PIECES:
-                total.update(file.read())
-                continue
-            for piece in range(_PIECES):
-                file.seek(piece * (size - _PIECE) // (_PIECES - 1))
-                total.update(file.read(_PIECE))
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    far = {piece.name: piece for piece in absent(folder)}
+    sizes.update({name: piece.size for name, piece in far.items()})
+    for name in sorted(sizes, key=lambda name: PurePosixPath(name).parts):
+        if PurePosixPath(name).name == "README.md":
+            continue
+        total.update(f"{name}\0{sizes[name]}\n".encode())
+        for data in _far_samples(folder, far[name]) if name in far else _samples(folder / name, sizes[name]):
+            total.update(data)
     return total.hexdigest()
+
+
+def _spans(size: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) byte of what is read of a file for its fingerprint."""
+    if size <= _PIECE * _PIECES:
+        return [(0, size)]
+    starts = [piece * (size - _PIECE) // (_PIECES - 1) for piece in range(_PIECES)]
+    return [(start, start + _PIECE) for start in starts]
+
+
+def _samples(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for start, end in _spans(size):
+            file.seek(start)
+            yield file.read(end - start)
+
+
+def _far_samples(folder: Path, piece: Piece) -> Iterator[bytes]:
+    remote = remote_of(folder)
+    assert remote is not None  # only fetched folders leave files out
+    store, uri = Store(remote.store), join(remote.uri, piece.name)
+    with ThreadPoolExecutor(_PIECES, "sample") as pool:
+        yield from pool.map(lambda span: store.get(uri, *span, if_match=piece.etag), _spans(piece.size))
 
 
 def fingerprint(decides: dict[str, Any]) -> str:
@@ -132,14 +158,19 @@ def is_path(name: str) -> bool:
     return name.startswith(("s3://", "file://", "/", ".")) or Path(name).is_dir()
 
 
-def base_of(store: Store, name: str) -> str:
+def base_of(store: Store, name: str, outline: bool = False) -> str:
     """A base model as a local folder; one of the hub from its cache, or fetched unless HF_HUB_OFFLINE forbids it.
+
+    Args:
+        store: reaches it, if it is in a bucket.
+        name: path, URI or hub name.
+        outline: as in `local_folder`.
 
     Raises:
         UserError: it is in neither.
     """
     if is_path(name):
-        return str(local_folder(store, name, "base model"))
+        return str(local_folder(store, name, "base model", outline))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -148,3 +179,60 @@ def base_of(store: Store, name: str) -> str:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"{name} is no folder here and the Hugging Face hub did not give it ({type(error).__name__}); give a "
                         "folder, or fetch it first") from None  # fmt: skip
+
+
+def has_card(store: Store, model: str) -> bool:
+    """Whether a model's name is of a folder with a card; one in a bucket is only asked for that."""
+    if model.startswith("s3://"):
+        return store.exists(join(model, CARD))
+    return is_path(model) and (local_folder(store, model, "model") / CARD).is_file()
+
+
+def sent(river: list[Hands], address: str | None = None) -> list[Hands]:
+    """The river with its stages' paths as other nodes find them: fetched there, or seen by all.
+
+    Args:
+        river: the stages.
+        address: Ray cluster that was joined, as in the jobs; None: RAY_ADDRESS, else this machine.
+
+    Raises:
+        UserError: a node that lives now does not see a local path; one that comes later says so itself.
+    """
+    joined = (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+    river = [replace(hands, make=travelling(hands.make, mounted=joined)) for hands in river]
+    if joined and ray.is_initialized():
+        _seen_by_all(river)
+    return river
+
+
+def _seen_by_all(river: list[Hands]) -> None:
+    paths: set[str] = set()
+    for hands in river:
+        walked(hands.make, lambda each: paths.add(each.path) if isinstance(each, Mounted) else None)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if not paths or len(nodes) < 2:
+        return
+
+    def missing(wanted: list[str]) -> str:
+        """The first path that this node does not see."""
+        return next((path for path in wanted if not os.path.exists(path)), "")  # noqa: PTH110 — sent by value, with `os` alone
+
+    try:
+        found = ray.get(
+            [
+                ray.remote(missing)
+                .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
+                .remote(sorted(paths))
+                for node in nodes
+            ],
+            timeout=_LOOK,
+        )
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise MachineError(
+            f"a node did not say within {_LOOK:.0f} s what it sees ({type(error).__name__}); run again"
+        ) from error
+    for path in filter(None, found):
+        raise UserError(
+            f"{sum(each == path for each in found)} of {len(nodes)} nodes do not see {path}; put it into a bucket (s3://…), or "
+            "on a disk that all nodes mount at the same place"
+        )

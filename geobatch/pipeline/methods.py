@@ -21,7 +21,17 @@ from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.geotoken.calibration import FILE, Calibration
 from geobatch.methods.geotoken.reward import REWARD
 from geobatch.methods.ngcg import locate as ngcg
-from geobatch.pipeline.folder import CARD, base_of, beside, card, fingerprint_of, fingerprint_of_base, is_path, local_folder
+from geobatch.pipeline.folder import (
+    CARD,
+    base_of,
+    beside,
+    card,
+    fingerprint_of,
+    fingerprint_of_base,
+    has_card,
+    is_path,
+    local_folder,
+)
 from geobatch.pipeline.ngcg_model import METHOD, Opened, open_model
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
@@ -99,8 +109,8 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
     """
     if asked.method is not None and asked.method not in METHODS:
         raise UserError(f"there is no method {asked.method!r}; use one of {', '.join(METHODS)}")
-    if asked.method == "geolocsft" and not _carded(store, asked.model):
-        who = geolocsft.Student(base=base_of(store, asked.model), form=asked.geolocsft.form)
+    if asked.method == "geolocsft" and not has_card(store, asked.model):
+        who = geolocsft.Student(base=base_of(store, asked.model, outline=True), form=asked.geolocsft.form)
         return _geolocsft(store, asked, who, {}, workers, geolocsft.SIDE)
     if asked.method == "geoclip":
         return _geoclip(store, asked, workers)
@@ -115,7 +125,7 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
     if about["method"] == "geolocsft":
         named = str(about["base"])
         who = geolocsft.Student(
-            base=base_of(store, beside(asked.model, named) if is_path(named) else named),
+            base=base_of(store, beside(asked.model, named) if is_path(named) else named, outline=True),
             adapter=str(folder / about["adapter"]),
             form=about["form"],
         )
@@ -131,10 +141,6 @@ def choose(store: Store, asked: Asked, workers: int) -> Chosen:
     raise UserError(f"{asked.model} is of method {about['method']!r}, which this version does not have; use another version")
 
 
-def _carded(store: Store, model: str) -> bool:
-    return is_path(model) and (local_folder(store, model, "model") / CARD).is_file()
-
-
 def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], workers: int) -> Chosen:
     named = asked.gallery or (beside(asked.model, about["gallery"]) if about.get("gallery") else None)
     if named is None:
@@ -142,7 +148,7 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
     gallery = local_folder(store, named, "gallery")
     settings, judge = asked.geotoken, {}
     if settings.judge.model:
-        base = base_of(store, settings.judge.model)
+        base = base_of(store, settings.judge.model, outline=True)
         if not _speaks(base):
             raise UserError(f"{base} holds no vision-language model (no config.json); a judge is one")
         settings = replace(settings, judge=replace(settings.judge, model=base))
@@ -174,7 +180,7 @@ def _speaks(base: str) -> bool:
 
 def _geoclip(store: Store, asked: Asked, workers: int) -> Chosen:
     # A name of the hub stays a name: all of that repository is four times what one framework reads.
-    backbone = str(local_folder(store, asked.model, "CLIP")) if is_path(asked.model) else asked.model
+    backbone = str(local_folder(store, asked.model, "CLIP", outline=True)) if is_path(asked.model) else asked.model
     settings = asked.geoclip
     if settings.weights is not None:
         settings = replace(settings, weights=str(local_folder(store, settings.weights, "GeoCLIP weights")))
@@ -209,7 +215,7 @@ def _ngcg(store: Store, asked: Asked, encoder: Opened, workers: int) -> Chosen:
     if texts and settings.describe:
         raise UserError(f"{asked.archive} holds texts, which need no --ngcg.describe; leave it out")
     if settings.describe:
-        base = base_of(store, settings.describe)
+        base = base_of(store, settings.describe, outline=True)
         if not _speaks(base):
             raise UserError(f"{base} holds no vision-language model (no config.json); photographs are described by one")
         settings = replace(settings, describe=base)

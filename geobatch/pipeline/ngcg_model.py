@@ -22,7 +22,17 @@ from geobatch.errors import UserError
 from geobatch.methods.ngcg.config import Encoding
 from geobatch.methods.ngcg.inputs import Inputs
 from geobatch.methods.ngcg.serve import Model
-from geobatch.pipeline.folder import CARD, base_of, beside, card, fingerprint, fingerprint_of, fingerprint_of_base, is_path
+from geobatch.pipeline.folder import (
+    CARD,
+    base_of,
+    beside,
+    card,
+    fingerprint,
+    fingerprint_of,
+    fingerprint_of_base,
+    has_card,
+    is_path,
+)
 from geobatch.pipeline.folder import local_folder as local
 from geobatch.store import Store
 
@@ -86,8 +96,8 @@ def open_model(store: Store, named: str) -> Opened:
     Raises:
         UserError: there is none, its card is of another method or another version, or its base is another than it was.
     """
-    if not is_path(named) or not (local(store, named, "model") / CARD).is_file():
-        base = base_of(store, named)
+    if not has_card(store, named):
+        base = base_of(store, named, outline=True)
         if not (Path(base) / "config.json").is_file():
             raise UserError(f"{named} holds no multimodal LLM (no config.json) and no {CARD}; give a folder of ngcg_train.py, "
                             "or the whole folder of a published model")  # fmt: skip
@@ -117,7 +127,7 @@ def open_model(store: Store, named: str) -> Opened:
 
 def _base(store: Store, named: str, folder: Path, about: dict[str, Any]) -> str:
     base = str(about["base"])
-    return base_of(store, beside(named, base) if is_path(base) or (folder / base).is_dir() else base)
+    return base_of(store, beside(named, base) if is_path(base) or (folder / base).is_dir() else base, outline=True)
 
 
 def _encoding(about: dict[str, Any], named: str) -> Encoding:

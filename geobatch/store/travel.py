@@ -1,0 +1,86 @@
+"""Paths that a stage is made with, as they travel from the driver to another node.
+
+The driver opens models and galleries by their paths and puts these into the arguments of stages. Elsewhere such a path means
+nothing: one below the driver's fetched folders becomes the `Remote` that it stands for, any other that exists here a
+`Mounted`, which the other node must see as well. Both are asked where they are (`.here()`) on the node that makes the stage.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from geobatch.errors import UserError
+from geobatch.store.fetch import remote_of
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A path that every node must see: of a disk that all of them mount, or of the image that all of them run."""
+
+    path: str
+
+    def here(self) -> str:
+        """The path.
+
+        Raises:
+            UserError: this node does not see it.
+        """
+        if not Path(self.path).exists():
+            raise UserError(f"node {socket.gethostname()} does not see {self.path}; put it into a bucket (s3://…), or on a "
+                            "disk that all nodes mount at the same place")  # fmt: skip
+        return self.path
+
+    def outline(self) -> str:
+        """The path."""
+        return self.path
+
+
+def walked(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with `change` applied to all that is in it: in dicts, lists, tuples and dataclasses, at any depth."""
+    if isinstance(value, dict):
+        return {key: walked(each, change) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [walked(each, change) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "here"):
+        changed = {each.name: walked(getattr(value, each.name), change) for each in fields(value)}
+        if all(part is getattr(value, name) for name, part in changed.items()):
+            return value
+        fresh = object.__new__(type(value))  # its own checks were made, and know nothing of a `Remote`
+        for name, part in changed.items():
+            object.__setattr__(fresh, name, part)
+        return fresh
+    return change(value)
+
+
+def travelling(value: Any, mounted: bool = False) -> Any:
+    """The value with `Remote`s in the place of paths below this machine's fetched folders.
+
+    Args:
+        value: arguments of a stage.
+        mounted: also replace every other absolute path that exists here, by `Mounted`.
+    """
+
+    def change(each: Any) -> Any:
+        if not isinstance(each, str | Path) or not str(each).startswith("/"):
+            return each
+        if (remote := remote_of(each)) is not None:
+            return remote
+        return Mounted(str(each)) if mounted and os.path.exists(each) else each  # noqa: PTH110 — False for a name too long
+
+    return walked(value, change)
+
+
+def outlined(value: Any) -> Any:
+    """The value with paths of this machine again: for a driver that asks what a stage would need, not for the stage."""
+    return walked(value, lambda each: each.outline() if hasattr(each, "outline") else each)
+
+
+def arrived(value: Any) -> Any:
+    """The value with the paths of the node that this is called on; errors as `Remote.here` and `Mounted.here`."""
+    return walked(value, lambda each: each.here() if hasattr(each, "here") else each)
