@@ -34,9 +34,9 @@ from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
 from geobatch.service import serving
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
+from geobatch.sink.keys import Keys
 from geobatch.sink.lease import Lease
 from geobatch.sink.record import WHOLE
-from geobatch.sink.table import Keys
 from geobatch.store import Store, StoreConfig
 
 #: Passes in a row that may commit nothing before a run gives up.

@@ -28,7 +28,7 @@ from typing import Any
 
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.progress import say
-from geobatch.sink.record import now
+from geobatch.sink.publish import now
 from geobatch.store import NotFound, Store, join
 
 #: Seconds between two renewals, and without one until a holder counts as dead.

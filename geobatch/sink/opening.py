@@ -11,7 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from geobatch.errors import UserError
-from geobatch.sink.record import Run, now
+from geobatch.sink.publish import now
+from geobatch.sink.record import Run
 from geobatch.sink.table import Snapshot, latest
 from geobatch.store import Store, join
 

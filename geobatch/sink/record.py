@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geobatch.errors import MachineError
-from geobatch.sink.table import Snapshot, latest, superseding
+from geobatch.sink.publish import Ending, now, publish
+from geobatch.sink.table import Snapshot, latest
 from geobatch.store import Store, join
 
 #: What one read task gets: where its shard stands in the plan, and which of its slices are committed already.
@@ -103,8 +102,15 @@ class Run:
                 found[int(shard), int(number)] = item.uri
         return found
 
+    def published(self) -> Snapshot | None:
+        """The newest table, if this run has brought it about already (and its driver died before the proof); else None."""
+        table = latest(self.store, self.output)
+        return table if table is not None and table.record["run"] == self.id else None
+
     def remaining(self, plan: dict[str, Any]) -> Iterator[pa.Table]:
-        """One table of TASK a shard that is not wholly committed."""
+        """One table of TASK a shard that is not wholly committed; none once the table is published."""
+        if self.published() is not None:
+            return
         commits = self.commits()
         partial = {
             shard: uri for (shard, _), uri in commits.items() if _kind(plan, shard) not in WHOLE
@@ -128,15 +134,31 @@ class Run:
                 }
                 yield pa.Table.from_pylist([row], schema=TASK)
 
-    def finish(self, plan: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, plan: dict[str, Any], ended: str | None = None) -> dict[str, Any]:
         """Checks that every image that entered left, publishes the table, and writes the proof of completion.
+
+        Args:
+            plan: the frozen plan's record.
+            ended: why the run ends before everything is done; what is committed is published all the same (`publish`), what
+                is not is found new by the next run.
 
         Raises:
             MachineError: something is missing or doubled; nothing was published.
         """
+        if (table := self.published()) is not None:
+            ended = table.record.get("ended", ended)
         commits = self._read(list(self.commits().values()))
-        _check(plan, commits)
-        snapshot = self._publish(plan, commits)
+        unfinished = _check(plan, commits, ended)
+        ending = Ending(
+            run=self.id,
+            folder=self.at(),
+            record=self.record,
+            plan=plan,
+            commits=commits,
+            unfinished=frozenset(unfinished),
+            ended=ended,
+        )
+        snapshot = publish(self.store, self.output, ending)
         self._sweep(commits)
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
@@ -147,63 +169,24 @@ class Run:
         done = {
             "run": self.id,
             **totals,
+            "reused": sum(commit.get("reused", 0) for commit in commits),
             "reasons": dict(reasons),
             "listed": plan.get("listed", 0),
             "skipped": plan.get("skipped", 0) + sum(commit["skipped"] for commit in commits),
             "known": plan.get("known", 0),
+            "vanished": plan.get("vanished", 0),
+            "returned": plan.get("returned", 0),
             "shards": plan["shards"],
+            "unfinished": len(unfinished),
             "slices": len(commits),
             "seconds": {stage: round(spent, 2) for stage, spent in seconds.items()},
             "started": self.record["started"],
             "finished": now(),
+            "ended": ended,
             "table": snapshot.version,
         }
         self.store.put_if_absent(self.at("done.json"), json.dumps(done, indent=1).encode())
         return done
-
-    def _publish(self, plan: dict[str, Any], commits: list[dict[str, Any]]) -> Snapshot:
-        while True:
-            old = latest(self.store, self.output)
-            if old is not None and old.record["run"] == self.id:
-                return old
-            parts = [commit["part"] for commit in sorted(commits, key=lambda c: (c["shard"], c["number"])) if commit["part"]]
-            keep = None if self.record["relocate"] else old
-            kept = superseding(self.store, keep, self._planned(plan)) if keep is not None else []
-            empty = [] if keep is None else list(keep.record["empty_sources"])
-            record = {
-                "run": self.id,
-                "fingerprint": self.record["fingerprint"],
-                "method": self.record["method"],
-                "parts": kept + parts,
-                "rows": sum(part["rows"] - len(part.get("removed", ())) for part in kept + parts),
-                "empty_sources": empty + self._empty(plan, commits),
-                "written": now(),
-            }
-            number = 1 if old is None else old.version + 1
-            uri = join(self.output, "table", f"{number}.json")
-            if self.store.put_if_absent(uri, json.dumps(record).encode()):
-                return Snapshot(output=self.output, version=number, record=record)
-
-    def _planned(self, plan: dict[str, Any]) -> Iterator[tuple[str]]:
-        for file in plan["files"]:
-            content = self.store.get(self.at(file["path"]))
-            for uri in pc.unique(pq.read_table(pa.BufferReader(content), columns=["uri"])["uri"]).to_pylist():
-                yield (uri,)
-
-    def _empty(self, plan: dict[str, Any], commits: list[dict[str, Any]]) -> list[list[str | None]]:
-        """(uri, etag) of containers that held no image, so that the next run knows them."""
-        read: Counter[int] = Counter()
-        for commit in commits:
-            read[commit["shard"]] += commit["read"]
-        empty = []
-        for file in plan["files"]:
-            hollow = [g for g in range(len(file["kinds"])) if not read[file["first"] + g]]
-            if hollow:
-                manifest = pq.ParquetFile(pa.BufferReader(self.store.get(self.at(file["path"]))))
-                for group in hollow:
-                    row = manifest.read_row_group(group, columns=["uri", "etag"]).to_pylist()[0]
-                    empty.append([row["uri"], row["etag"]])
-        return empty
 
     def _sweep(self, commits: list[dict[str, Any]]) -> None:
         """Removes this run's parts that no commit names: left by workers that died between part and commit."""
@@ -242,23 +225,24 @@ def _complete(commits: list[dict[str, Any]]) -> bool:
     return bool(commits) and commits[-1]["last"] and len(commits) == commits[-1]["number"] + 1
 
 
-def _check(plan: dict[str, Any], commits: list[dict[str, Any]]) -> None:
+def _check(plan: dict[str, Any], commits: list[dict[str, Any]], ended: str | None) -> set[int]:
+    """The shards that are not wholly committed: none, unless the run ends before its time."""
     by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    unfinished: set[int] = set()
     for commit in commits:
         by_shard[commit["shard"]].append(commit)
         if commit["read"] != commit["placed"] + commit["rejected"]:
             raise MachineError(f"shard {commit['shard']}: read {commit['read']} images, {commit['placed']} placed and "
                                f"{commit['rejected']} rejected do not add up")  # fmt: skip
     for file in plan["files"]:
-        for group, (rows, kind) in enumerate(zip(file["rows"], file["kinds"], strict=True)):
-            done = sorted(by_shard.pop(file["first"] + group, []), key=lambda commit: commit["number"])
+        for shard, (rows, kind) in enumerate(zip(file["rows"], file["kinds"], strict=True), file["first"]):
+            done = sorted(by_shard.pop(shard, []), key=lambda commit: commit["number"])
             if not _complete(done):
-                raise MachineError(f"shard {file['first'] + group} is not wholly committed; run the same command again")
-            if kind in WHOLE and done[0]["read"] != rows:
-                raise MachineError(f"shard {file['first'] + group}: {rows} images planned, {done[0]['read']} came out")
+                unfinished.add(shard)
+            elif kind in WHOLE and done[0]["read"] != rows:
+                raise MachineError(f"shard {shard}: {rows} images planned, {done[0]['read']} came out")
+    if unfinished and ended is None:
+        raise MachineError(f"shard {min(unfinished)} is not wholly committed; run the same command again")
     if by_shard:
         raise MachineError(f"commits of shards that were never planned: {sorted(by_shard)[:5]}; choose another --output")
-
-
-def now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    return unfinished
