@@ -26,6 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from geobatch import metrics
 from geobatch.errors import UserError
 
 #: Attempts for a slice whose actor died, after the first.
@@ -176,15 +177,19 @@ def _on_slices(stage: type[Any]) -> type[Any]:
                 raise self.fault
             if getattr(self.stage, "takes_tasks", False):
                 for piece in self.stage(block):
+                    metrics.observe(stage.__name__, len(piece.rows), piece.seconds[-1][1] if piece.seconds else 0.0, piece.rows)
                     yield piece.to_block()
                 return
             for piece in Slice.from_block(block):
                 started = time.perf_counter()
                 if getattr(self.stage, "takes_slices", False):
-                    yield self.stage(piece)
+                    told = self.stage(piece)
+                    metrics.observe(stage.__name__, len(piece.rows), time.perf_counter() - started, piece.rows)
+                    yield told
                     continue
                 rows = self.stage(piece.rows)
                 spent = (stage.__name__, time.perf_counter() - started)
+                metrics.observe(stage.__name__, len(rows), spent[1], rows)
                 yield replace(piece, rows=rows, seconds=(*piece.seconds, spent)).to_block()
 
     OnSlices.__name__ = OnSlices.__qualname__ = stage.__name__

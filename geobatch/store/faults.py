@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from geobatch import metrics
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.store.config import StoreConfig
 
@@ -69,6 +70,7 @@ ALONE = (NotFound, Changed, Denied, Withheld)
 
 def wait(config: StoreConfig, failures: int) -> None:
     """Sleeps after the `failures`-th failure in a row, counted from 1."""
+    metrics.retried("request")
     time.sleep(random.uniform(0.0, min(LONGEST_WAIT, config.backoff * 2 ** min(failures - 1, 60))))
 
 

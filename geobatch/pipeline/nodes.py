@@ -1,0 +1,84 @@
+"""Which machines a run has, and for how many hours: looked at again and again while it works.
+
+The head knows its nodes: their types, groups and labels, and which of them are gone; asking takes 1 ms. A node that is there at
+two looks counts for all the time between them, one that came or went between them for half; so a node's time is wrong by half
+of `LOOK_SECONDS` at its coming and at its going, at most, and right if it stays. One that came and went between two looks was
+never there.
+
+What counts is the cluster while the run lasts, whoever else works on it: that is what is paid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+
+from geobatch.pipeline.prices import HERE, SPOT
+
+#: Seconds between two looks.
+LOOK_SECONDS = 15.0
+
+#: Labels that name a node's type and its market, as clusters set them: cluster.yaml's own, Ray's, Kubernetes'.
+TYPE_LABELS = ("instance", "ray.io/instance-type", "node.kubernetes.io/instance-type")
+MARKET_LABELS = ("market", "ray.io/market-type", "karpenter.sh/capacity-type")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine.
+
+    Fields:
+        id: of its Ray node; one that comes back has another.
+        names: what a table of prices may call it, the most telling first.
+    """
+
+    id: str
+    names: tuple[str, ...]
+
+
+class Hours:
+    """Seconds of machines by kind, out of looks at who is there."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._at: float | None = None
+        self._there: dict[str, str] = {}
+
+    def look(self, at: float, there: Mapping[str, str]) -> None:
+        """At this time these nodes (id -> kind) were there."""
+        if self._at is not None:
+            for node, kind in {**self._there, **there}.items():
+                self.seconds[kind] += (at - self._at) * ((node in self._there) + (node in there)) / 2
+        self._at, self._there = at, dict(there)
+
+
+def nodes(address: str | None) -> list[Node]:
+    """Who is there now: the nodes of the cluster that was joined; this machine where there is no cluster.
+
+    Args:
+        address: as the job was told; None: what RAY_ADDRESS says.
+    """
+    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        return [Node(HERE, (HERE,))]
+    if not ray.is_initialized():
+        return []
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return [
+        Node(node.node_id, named(node.labels or {}, node.instance_type_name, node.ray_node_type_name, node.total_resources()))
+        for node in (*status.active_nodes, *status.idle_nodes)
+    ]
+
+
+def named(labels: Mapping[str, str], instance: str, group: str, resources: Mapping[str, float]) -> tuple[str, ...]:
+    """What a node may be called: its instance type (" spot" behind it where it is one), its group, what it has."""
+    types = [labels[label] for label in TYPE_LABELS if labels.get(label)] + [instance] * bool(instance)
+    spot = any(labels.get(label) == "spot" for label in MARKET_LABELS)
+    groups = [labels.get("ray.io/node-group", ""), "" if group.startswith("node_") else group]  # Ray makes up node_ID
+    has = " + ".join(f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU") if resources.get(kind)) or "no CPU"
+    return tuple(dict.fromkeys([*(f"{each}{SPOT}" if spot else each for each in types), *filter(None, groups), has]))
