@@ -113,8 +113,7 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
         watching.begin(run, frozen)
         ended = _work(run, frozen, job, lease, watching)
         lease.check()
-        account = run.finish(frozen)
-        return {"new": True, **account, **watching.end(account), **({"ended": ended} if ended else {})}
+        return {"new": True, **run.finish(frozen, ended=ended, add=watching.end)}
     finally:
         watching.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,13 +134,19 @@ class Run:
                 }
                 yield pa.Table.from_pylist([row], schema=TASK)
 
-    def finish(self, plan: dict[str, Any], ended: str | None = None) -> dict[str, Any]:
+    def finish(
+        self,
+        plan: dict[str, Any],
+        ended: str | None = None,
+        add: Callable[[dict[str, Any]], dict[str, Any]] = lambda account: {},
+    ) -> dict[str, Any]:
         """Checks that every image that entered left, publishes the table, and writes the proof of completion.
 
         Args:
             plan: the frozen plan's record.
             ended: why the run ends before everything is done; what is committed is published all the same (`publish`), what
                 is not is found new by the next run.
+            add: told the account once the table is published; gives what `done.json` holds beside it.
 
         Raises:
             MachineError: something is missing or doubled; nothing was published.
@@ -185,6 +191,7 @@ class Run:
             "ended": ended,
             "table": snapshot.version,
         }
+        done.update(add(done))
         self.store.put_if_absent(self.at("done.json"), json.dumps(done, indent=1).encode())
         return done
 

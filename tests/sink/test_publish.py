@@ -37,8 +37,14 @@ def test_what_is_committed_is_published_and_the_rest_is_left_as_it_was(tmp_path:
     done = run.finish(plan, ended="the deadline came")
     assert (done["ended"], done["read"], done["unfinished"], done["shards"]) == ("the deadline came", 4, 3, 4)
     assert etags(tmp_path) == {
-        **{"a": "e2", "n": "e2", "b": "e1", "t.tar#1": "e2", "t.tar#2": "e2"},
-        **{"t.tar#0": "e1", "u.tar#0": "e1", "u.tar#1": "e1"},  # what was not reached stays as it was
+        "a": "e2",
+        "n": "e2",
+        "b": "e1",
+        "t.tar#1": "e2",
+        "t.tar#2": "e2",
+        "t.tar#0": "e1",
+        "u.tar#0": "e1",
+        "u.tar#1": "e1",  # what was not reached stays as it was
     }
     table = latest(Store(), str(tmp_path))
     assert table is not None and table.record["partial_sources"] == ["t.tar"] and table.record["empty_sources"] == []

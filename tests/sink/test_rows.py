@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from geobatch.geo.distance import haversine_km
 from geobatch.schema import PLACE, SAID
-from geobatch.sink.rows import Stamp, as_written, parquet
 from geobatch.sink.keys import Keys
+from geobatch.sink.rows import Stamp, as_written, parquet
 from tests.sink.rows import located
 
 STAMP = Stamp(run="000001", method="geotoken", model="f1")
