@@ -105,6 +105,9 @@ class Hands:
         gpus: GPUs of one actor, fractions allowed.
         memory: bytes of heap one actor asks for; 0 says nothing.
         at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine.
+        deadline: seconds that a slice may take before its process is ended; 0: the stage has deadlines of its own.
+        guard: stands around the stage in its actor: called with the stage and a slice, gives its rows, or None for a slice
+            that goes no further.
     """
 
     stage: type[Any]
@@ -114,6 +117,8 @@ class Hands:
     gpus: float = 0.0
     memory: int = 0
     at_once: int = 1
+    deadline: float = 3600.0
+    guard: Callable[[Any, Slice], pa.Table | None] | None = None
 
     def __call__(self) -> Any:
         """The stage itself, made here: the river without Ray."""
@@ -141,7 +146,7 @@ def through(dataset: Any, hands: Hands) -> Any:
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         return dataset.map_batches(
             _on_slices(hands.stage),
-            fn_constructor_args=(hands.make,),
+            fn_constructor_args=(hands.make, hands.guard),
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 max_size=max(1, hands.workers),
@@ -165,8 +170,9 @@ def _on_slices(stage: type[Any]) -> type[Any]:
     """A class of the stage's own name that works on blocks of slices: Ray prints class names, so its plan reads as ours."""
 
     class OnSlices:
-        def __init__(self, make: dict[str, Any]) -> None:
+        def __init__(self, make: dict[str, Any], guard: Callable[[Any, Slice], pa.Table | None] | None = None) -> None:
             self.fault: UserError | None = None
+            self.guard = guard
             try:
                 self.stage = stage(**make)
             except UserError as error:  # raised from here, Ray would print its traceback on the user's terminal
@@ -187,7 +193,9 @@ def _on_slices(stage: type[Any]) -> type[Any]:
                     metrics.observe(stage.__name__, len(piece.rows), time.perf_counter() - started, piece.rows)
                     yield told
                     continue
-                rows = self.stage(piece.rows)
+                rows = self.stage(piece.rows) if self.guard is None else self.guard(self.stage, piece)
+                if rows is None:
+                    continue
                 spent = (stage.__name__, time.perf_counter() - started)
                 metrics.observe(stage.__name__, len(rows), spent[1], rows)
                 yield replace(piece, rows=rows, seconds=(*piece.seconds, spent)).to_block()
