@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from geobatch.archive.headers import DAMAGE, Forward, Tar
 from geobatch.archive.joined import Joined
-from geobatch.store import Changed, Denied, NotFound, Object, Store
+from geobatch.store import ALONE, Object, Store
 
 _BLOCK = tarfile.BLOCKSIZE
 #: Bytes before a border at which the search begins; headers with long names and sparse maps are at most half of it.
@@ -25,8 +25,6 @@ BACK = 2 << 20
 AHEAD = 64 << 20
 #: Members in a row that make a header believed, and headers tried for one border.
 _BELIEVED, _TRIED = 3, 64
-#: That a part changed or vanished since it was listed is the reader's to report.
-_GONE = (Changed, NotFound, Denied)
 
 
 def cut(store: Store, parts: Sequence[Object]) -> Iterator[list[tuple[Object, int]]]:
@@ -54,7 +52,7 @@ def _firsts(store: Store, parts: Sequence[Object]) -> Iterator[int]:
     whole = Joined(store, parts)
     try:
         zipped = store.get(parts[0].uri, 0, 2, if_match=parts[0].etag or None) == b"\x1f\x8b"
-    except _GONE:
+    except ALONE:  # that a part changed, vanished or is withheld is the reader's to report
         zipped = False
     reached = 0
     for part, start in zip(parts[1:], whole.starts[1:], strict=True):
@@ -82,7 +80,7 @@ def _first(whole: Joined, border: int) -> int | None:
                 at += len(window)
         finally:
             file.close()
-    except _GONE:
+    except ALONE:  # that a part changed, vanished or is withheld is the reader's to report
         return None
     return None
 

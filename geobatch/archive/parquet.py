@@ -24,7 +24,7 @@ from geobatch.archive.names import escaped
 from geobatch.archive.prefix import fate_of, too_large
 from geobatch.archive.slice import NOTHING, Rows, Slice, close
 from geobatch.errors import Rejection
-from geobatch.store import Changed, Denied, NotFound, Store
+from geobatch.store import ALONE, NotFound, Store
 
 #: Names an image column is looked for under, first come first taken; failing these, a sole column of a fitting type.
 _COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo", "content", "data")
@@ -131,7 +131,7 @@ def _contents(store: Store, plan: pa.Table, skip: int, config: ArchiveConfig) ->
                     if number >= skip:
                         yield _Row(number, f"{escaped(uri)}#row={first + number}", _judged(value, config))
             row += sizes[group].rows
-    except (Changed, NotFound, Denied) as error:
+    except ALONE as error:
         yield _Row(max(row, skip), escaped(uri), fate_of(error))
     except DAMAGE as error:
         yield _Row(max(row, skip), escaped(uri), _broken(error))

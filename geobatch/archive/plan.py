@@ -25,7 +25,7 @@ from geobatch.archive.listing import Source, pages
 from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.errors import UserError
 from geobatch.schema import PLAN
-from geobatch.store import Changed, Denied, NotFound, Object, Store
+from geobatch.store import ALONE, Changed, Denied, NotFound, Object, Store, Withheld
 
 __all__ = ["ArchiveConfig", "Planned", "plan"]
 
@@ -175,8 +175,8 @@ class _Planner:
             return
         try:
             yield from self._zip(found) if kind == "zip" else self._parquet(found)
-        except (NotFound, Changed, Denied):
-            # Gone, replaced or forbidden since it was listed: the reader will meet the same and say so in a row.
+        except ALONE:
+            # Gone, replaced, forbidden or withheld since it was listed: the reader will meet the same and say so in a row.
             yield [_Row(kind, escaped(found.uri), found.uri, found.etag, found.size, None)]
 
     def _zip(self, found: Object) -> Iterator[list[_Row]]:
@@ -264,7 +264,7 @@ class _Planner:
             try:
                 self._store.get(source.uri, 0, 1)
                 return
-            except (NotFound, Changed):
+            except (NotFound, Changed, Withheld):
                 continue
             except Denied as error:
                 denied = error

@@ -1,7 +1,8 @@
 """Loose objects: one slice a shard, many GETs in flight.
 
 Each GET carries the etag of the listing, so that what is located is what was planned. An object that stays unreadable is
-one rejection; if every object of a shard is, the store is at fault and not the images, and the shard is raised.
+one rejection; if every object of a shard is after all attempts, the store is at fault and not the images, and the shard is
+raised. An answer that is final (an archival storage class) is a rejection however many get it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]
             rows.reject(image_id, uri, etag, size, too_large(size, config))
             continue
         answer = next(answers)
-        if isinstance(answer, Unreadable):
+        if isinstance(answer, Unreadable) and answer.exhausted:
             failures.append(answer)
         if isinstance(answer, GeobatchError):
             rows.reject(image_id, uri, etag, size, fate_of(answer))

@@ -18,15 +18,15 @@ import re
 import zlib
 from typing import Any, BinaryIO, cast
 
-from geobatch.store import Changed, Denied, NotFound, Store
+from geobatch.store import ALONE, Store
 
 #: Characters of a line or a value, at most.
 LONGEST = 16 << 20
 
 #: What a damaged file raises while it is read.
 DAMAGE = (OSError, EOFError, zlib.error, ValueError)
-#: That an object changed, is gone or forbidden ends it too.
-GONE = (Changed, NotFound, Denied)
+#: That an object changed, is gone, forbidden or withheld ends it too.
+GONE = ALONE
 
 _CHUNK = 1 << 20
 #: Characters that are looked at to tell a mapping from a file of objects.

@@ -34,10 +34,10 @@ from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.archive.prefix import fate_of, too_large
 from geobatch.archive.slice import NOTHING, Rows, Slice, close
 from geobatch.errors import GeobatchError, Rejection, UserError
-from geobatch.store import Changed, Denied, NotFound, Object, Store
+from geobatch.store import ALONE, Object, Store
 
-#: What ends an archive early and says so in a row. The store failing is not among it.
-_ENDS = (*DAMAGE, Changed, NotFound, Denied)
+#: What ends an archive early and says so in a row. That the store fails altogether is not among it.
+_ENDS = (*DAMAGE, *ALONE)
 _GZIP = b"\x1f\x8b"
 
 
@@ -192,7 +192,7 @@ def read(
     try:
         magic = store.get(uri, 0, len(_GZIP), if_match=etag)
         fate = None if magic else Rejection("empty")
-    except (Changed, NotFound, Denied) as error:
+    except ALONE as error:
         magic, fate = b"", fate_of(error)
     if fate is not None:
         found = Rows()

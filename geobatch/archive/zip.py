@@ -25,7 +25,7 @@ from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.prefix import fate_of, too_large
 from geobatch.archive.slice import NOTHING, Rows, Slice
 from geobatch.errors import Rejection
-from geobatch.store import Changed, Denied, NotFound, Store
+from geobatch.store import ALONE, Store
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -180,7 +180,7 @@ class _Members:
                 # zipfile insists on one name in both places; the directory's is the one that counts.
                 info.orig_filename = self._name(info.header_offset)
                 return self._refused(info) or _inflated(archive, info)
-        except (Changed, NotFound, Denied) as error:
+        except ALONE as error:
             return fate_of(error)
         except NotImplementedError as error:
             return Rejection("unsupported", str(error))
@@ -255,7 +255,7 @@ def _opened(store: Store, uri: str, etag: str | None, config: ArchiveConfig) -> 
         if found is None:
             return Rejection("missing", f"{uri} does not exist")
         return _Members(cast(BinaryIO, store.seekable(uri, found.size, if_match=etag or found.etag)), found.size, config)
-    except (Changed, NotFound, Denied) as error:
+    except ALONE as error:
         return fate_of(error)
     except DAMAGE as error:
         return Rejection("broken_archive", f"{type(error).__name__}: {error}")

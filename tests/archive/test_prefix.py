@@ -8,7 +8,7 @@ import pytest
 
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.prefix import fate_of
-from geobatch.store import Changed, Denied, NotFound, Store, StoreConfig, Unreadable
+from geobatch.store import Changed, Denied, NotFound, Store, StoreConfig, Unreadable, Withheld
 from tests.archive.reading import fates, put, rows, shards, slices
 from tests.archives import make
 from tests.conftest import S3Server
@@ -59,8 +59,12 @@ def test_one_unreadable_object_is_a_row_and_all_of_them_are_the_store(s3: S3Serv
     proxy.faults.extend(["503"] * 6)
     with pytest.raises(Unreadable):
         slices(store, shard, config)
+    proxy.check = lambda request: (403, "InvalidObjectState") if request.command == "GET" else None
+    [piece] = slices(store, shard, config)  # an answer that is final is no fault of the store, however many get it
+    assert piece.table["reason"].to_pylist() == ["unreadable"] * 3
+    assert "restore it first" in piece.table["detail"][0].as_py()
 
 
 def test_answers_and_their_reasons() -> None:
-    reasons = {NotFound: "missing", Changed: "changed", Denied: "unreadable", Unreadable: "unreadable"}
+    reasons = {NotFound: "missing", Changed: "changed", Denied: "unreadable", Unreadable: "unreadable", Withheld: "unreadable"}
     assert {kind: fate_of(kind("x")).reason for kind in reasons} == reasons

@@ -231,12 +231,25 @@ def test_a_store_that_fails_in_the_middle_is_raised_and_what_was_yielded_stands(
     store = Store(StoreConfig(endpoint=proxy.endpoint, region="us-east-1", backoff=0.001, attempts=3))
     config = ArchiveConfig(uri=uri, shard_rows=1)
     [shard] = shards(store, config)
+    proxy.method = ""
     proxy.faults.extend(["", "cut", *["503"] * 20])
     yielded = []
     with pytest.raises(Unreadable):
         for piece in read_shard(store, shard, config):
             yielded.append(piece.number)
     assert yielded == [0, 1, 2, 3]  # half of it came
+
+
+def test_a_tar_that_alone_is_withheld_ends_with_a_row_that_says_so(s3: S3Server, proxy: FaultyProxy) -> None:
+    uri = f"s3://{s3.bucket()}/x.tar"
+    Store(s3.config()).put(uri, make.tar([(f"{n}.jpg", b"x" * (1 << 20)) for n in range(8)]))
+    store = Store(StoreConfig(endpoint=proxy.endpoint, region="us-east-1", backoff=0.001, attempts=3))
+    config = ArchiveConfig(uri=uri)
+    [shard] = shards(store, config)
+    proxy.faults.extend(["", "cut", *["503"] * 20])  # of GETs only: the bucket answers
+    [piece] = read_shard(store, shard, config)
+    assert piece.table["image_id"].to_pylist() == [*(f"{uri}#{n}.jpg" for n in range(4)), uri]
+    assert piece.table["reason"].to_pylist() == [None] * 4 + ["unreadable"]
 
 
 def test_real_shards_of_others(realdata: Path) -> None:
