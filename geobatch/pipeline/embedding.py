@@ -163,7 +163,7 @@ def _images(asked: Asked, encoder: Path, workers: int) -> Embedding:
     return Embedding(
         archive=ArchiveConfig(uri=asked.archive, include=asked.include, exclude=asked.exclude),
         river=[
-            *_placed(asked, places, Hands(stage=Decode, make={"config": asked.decode}, workers=workers)),
+            *_placed(asked, places, Hands(stage=Decode, make={"config": asked.decode}, workers=workers, deadline=0.0)),
             Hands(stage=Embed, make=make, workers=workers, gpus=asked.gpus),
         ],
         decides=decides,
@@ -191,7 +191,11 @@ def _ngcg(asked: Asked, opened: Opened, workers: int) -> Embedding:
         "quantise": serving.quantise,
         **({} if asked.texts else {"decode": described(decode)}),
     }
-    first = Hands(stage=Say, cpus=0.5) if asked.texts else Hands(stage=Decode, make={"config": decode}, workers=workers)
+    first = (
+        Hands(stage=Say, cpus=0.5)
+        if asked.texts
+        else Hands(stage=Decode, make={"config": decode}, workers=workers, deadline=0.0)
+    )
     embed = ngcg.hands(opened.model, serving, side, workers, 0 if asked.texts else _LARGE_PICTURES)
     rows = {} if asked.texts else {"shard_rows": _LARGE_PICTURES}
     return Embedding(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import pyarrow as pa
@@ -30,9 +30,10 @@ from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.pipeline.drain import Drain, gate_of
+from geobatch.pipeline.narrow import guarded, ledger_of
 from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
-from geobatch.service import serving
+from geobatch.service import Service, serving
 from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
 from geobatch.sink.keys import Keys
 from geobatch.sink.lease import Lease
@@ -162,46 +163,55 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
     """Passes until everything is committed, or a watch has enough: its reason, where something is left undone."""
     whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
     images = sum(sum(file["rows"]) for file in frozen["files"]) if whole else None
-    barren = passes = 0
-    while tasks := list(run.remaining(frozen)):
-        lease.check()
-        if (reason := watching.enough()) is not None:
-            return reason
-        passes += 1
-        committed = len(run.commits())
-        before = (images - _images(frozen, tasks)) if images is not None else 0
-        river = _river(run, job, passes)
-        start(river, job.address)
-        try:
-            with Progress(job.what, images, done=before) as progress:
-                reason = _pass(tasks, river, lease, watching, progress)
-        except (ray.exceptions.RayError, GeobatchError) as error:
-            barren = barren + 1 if len(run.commits()) == committed else 0
-            _give_up_or_go_on(error, barren, job)
-            continue
-        if reason is not None:
-            return reason if next(run.remaining(frozen), None) is not None else None
-    return None
+    ledger = ledger_of(run.id)
+    barren = passes = found = 0
+    try:
+        while tasks := list(run.remaining(frozen)):
+            lease.check()
+            if (reason := watching.enough()) is not None:
+                return reason
+            passes += 1
+            committed = len(run.commits())
+            before = (images - _images(frozen, tasks)) if images is not None else 0
+            river = _river(run, job, passes, ledger)
+            start(river, job.address)
+            try:
+                with Progress(job.what, images, done=before) as progress:
+                    reason = _pass(tasks, river, lease, watching, progress)
+            except (ray.exceptions.RayError, GeobatchError) as error:
+                known, found = found, ledger.ask("found")[0]
+                barren = barren + 1 if len(run.commits()) == committed and found <= known else 0
+                _give_up_or_go_on(error, barren, job)
+                continue
+            if reason is not None:
+                return reason if next(run.remaining(frozen), None) is not None else None
+        return None
+    finally:
+        ledger.stop()
 
 
-def _river(run: Run, job: Flow, number: int) -> list[Hands]:
+def _river(run: Run, job: Flow, number: int, ledger: Service) -> list[Hands]:
     """All stages of a pass, from tasks to commits."""
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
+    gate = gate_of(f"{run.id}-{number}") if job.watches else None
     # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
     readers = max(1, max((hands.workers for hands in job.river), default=1) // 4)
-    reads = {"archive": job.archive, "store": job.store, "output": job.store}
-    if job.watches:
-        reads["gate"] = gate_of(f"{run.id}-{number}")
+    reads = {"archive": job.archive, "store": job.store, "output": job.store, "gate": gate}
     read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
     write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
-    return [read, *job.river, write]
+    stages = [
+        guarded(hands, ledger, gate if first else None)
+        for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)
+    ]
+    return [read, *stages, write]
 
 
 def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Watching, progress: Progress) -> str | None:
     """Sends the tasks through once; returns why a watch ended it, if one did."""
     with serving(river), ExitStack() as stack:
         watching.river(river)
-        drain = stack.enter_context(Drain(watching, river[0].make["gate"])) if "gate" in river[0].make else None
+        gate = river[0].make["gate"]
+        drain = stack.enter_context(Drain(watching, gate)) if gate is not None else None
         try:
             for block in run_river(tasks, river, cut=drain.cut_with if drain else None):
                 lease.check()

@@ -147,7 +147,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
 
 def decoding(config: DecodeConfig, workers: int) -> Hands:
     """The stage that every river over images begins with."""
-    return Hands(stage=Decode, make={"config": config}, workers=workers)
+    return Hands(stage=Decode, make={"config": config}, workers=workers, deadline=0.0)
 
 
 Examine = tuple[tuple[str, ...], Callable[[Iterable[pa.Table]], dict[str, Any]]]
