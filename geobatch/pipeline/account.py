@@ -5,7 +5,7 @@
     stages             each stage's busy seconds, its workers, the share of their time they were busy, the images a second that
                        all of them together could do
     slowest            the stage whose workers were busy longest, each on average: the one to give more workers
-    machines           hours by kind of machine (`nodes`), and what they cost (`prices`)
+    machines           hours by kind of machine (`machines`), and what they cost (`prices`)
     usd                of all of them; null while the price of one is not known, whose name is in `unpriced`
     usd_a_million      images read
     prices             date and source of the prices
@@ -33,7 +33,7 @@ from typing import Any
 from geobatch import metrics
 from geobatch.actors import Hands
 from geobatch.errors import GeobatchError, UserError
-from geobatch.pipeline.nodes import LOOK_SECONDS, Hours, Node, nodes
+from geobatch.pipeline.machines import LOOK_SECONDS, Hours, Node, nodes
 from geobatch.pipeline.prices import Prices
 from geobatch.progress import say
 from geobatch.sink import Run

@@ -1,0 +1,209 @@
+"""What a run would take, out of a sample of it: `--dry-run`.
+
+The archive is listed as the run would list it, what the table holds already left out. A few shards, drawn by a seed from each
+kind of container, go through the real river on the real cluster, into a folder beside the output (of this machine, where there
+is no cluster) that is removed again; the output itself is not touched. After `images` images the sample ends in order, as a
+deadline would end it.
+
+Two rates come of it. *Measured*: images a second between the first slice and the last. It is too low for a short sample, in
+which pools are still growing and the river is half empty at both ends. *At best*: what the slowest stage could do if it never
+waited. The truth lies between, the nearer to the first the longer the sample. Seconds and USD are given for both, on the
+machines there were when the sample ended.
+
+How many images a tar or a Parquet file holds is not known before it is read: they are counted by their bytes, at the mean of
+the sample. A listing that was cut off (`listed`) gives a lower bound and says so.
+
+Not covered: machines that are not up yet and what the head idles before and after; the sample costs what its minutes cost.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from geobatch.archive.plan import Planned
+from geobatch.pipeline.account import Account, costs, lasted
+from geobatch.pipeline.flow import Flow, described, flow
+from geobatch.pipeline.prices import Prices
+from geobatch.pipeline.sample import Clock, Listed, Sample, look
+from geobatch.progress import say
+from geobatch.sink import begin, open_run
+from geobatch.sink.record import WHOLE
+from geobatch.store import Store, split
+
+
+def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices) -> dict[str, Any]:
+    """Samples a run and says what all of it would take.
+
+    Args:
+        job: the run; its watches are left out.
+        plans: what the run would plan, as the planner yields it.
+        sample: how much is looked at.
+        prices: what an hour of a machine costs.
+
+    Returns:
+        The record that `lines` prints: counts, rates, hours and USD; `"new": False` where there is nothing to do.
+    """
+    found = look(plans, sample)
+    counts = {"listed": found.listed, "skipped": found.skipped, "known": found.known, "complete": found.complete}
+    if not found.drawn:
+        return {"dry_run": True, "new": False, **counts}
+    clock, account = Clock(sample.images), Account(prices, job.address)
+    with _beside(job) as output:
+        tried = replace(job, output=output, relocate=False, watches=(account, clock), what="sampled")
+        _freeze(tried, found)
+        with redirect_stdout(StringIO()):  # of a run in a folder that nobody will see
+            done = flow(tried)
+        there = [prices.kind(node.names) for node in account.look()]
+    return {"dry_run": True, "new": True, **counts, **projected(found, clock, done, Counter(there), prices)}
+
+
+def projected(
+    found: Listed, clock: Clock, done: Mapping[str, Any], machines: Mapping[str, int], prices: Prices
+) -> dict[str, Any]:
+    """What a sample says about everything.
+
+    Args:
+        found: what there is.
+        clock: how the sample went.
+        done: the sample's account.
+        machines: how many of each kind are there.
+        prices: of an hour.
+    """
+    images, size = _images(found, clock)
+    slowest = done["slowest"]
+    could = done["stages"][slowest]["images_a_second"] or clock.rate()
+    start = clock.start_seconds()
+    a_second, unpriced = costs(dict(machines), prices)
+    times = {"": start + images / clock.rate(), "_at_best": start + images / max(could, clock.rate())}
+    told: dict[str, Any] = {}
+    for name, seconds in times.items():
+        told[f"seconds{name}"] = round(seconds, 1)
+        told[f"usd{name}"] = None if a_second is None else round(a_second * seconds, 4)
+    return {
+        "images": images,
+        "images_known": all(kind in WHOLE for kind in found.shards),
+        "bytes": size,
+        "shards": sum(found.shards.values()),
+        "sample": {
+            **{name: done[name] for name in ("read", "placed", "rejected", "bytes", "reasons", "usd")},
+            "seconds": done["wall_seconds"],
+            "start_seconds": round(start, 2),
+        },
+        "images_a_second": round(clock.rate(), 3),
+        "images_a_second_at_best": round(max(could, clock.rate()), 3),
+        "stages": {
+            stage: {"seconds_an_image": round(seconds / max(done["read"], 1), 6), "workers": done["stages"][stage]["workers"]}
+            for stage, seconds in done["seconds"].items()
+        },
+        "slowest": slowest,
+        **told,
+        "usd_a_million": None if a_second is None or not images else round(a_second * times[""] / images * 1e6, 2),
+        "machines": {kind: {"count": count, "usd_an_hour": prices.of(kind)} for kind, count in sorted(machines.items())},
+        "unpriced": unpriced,
+        "prices": {"date": prices.date, "source": prices.source},
+    }
+
+
+def _images(found: Listed, clock: Clock) -> tuple[int, int]:
+    """Images, and their encoded bytes; where a container hides them, by the mean size of those sampled of its kind."""
+    read, size = Counter[str](), Counter[str]()
+    for _, shard, images, bytes_ in clock.slices:
+        kind = found.drawn[shard][0]
+        read[kind] += images
+        size[kind] += bytes_
+    overall = max(1.0, size.total() / max(read.total(), 1))
+    total = 0.0
+    for kind, rows in found.rows.items():
+        mean = size[kind] / read[kind] if read[kind] and size[kind] else overall
+        total += rows if kind in WHOLE else found.size[kind] / mean
+    return round(total), sum(found.size.values())
+
+
+def _freeze(job: Flow, found: Listed) -> None:
+    """Leaves a run at the sample's output whose plan is the drawn shards: the flow takes it up."""
+    archive = json.loads(json.dumps(described(job.archive)))
+    run, _ = open_run(Store(job.store), job.output, method=job.method, fingerprint=job.fingerprint, archive=archive)
+    run = begin(run)
+    numbered = [
+        table.set_column(0, table.schema.field(0), pa.array([number] * len(table), pa.int32()))
+        for number, (_, table) in enumerate(found.drawn)
+    ]
+    run.freeze([pa.concat_tables(numbered)], {"listed": found.listed, "skipped": 0, "known": 0})
+
+
+@contextmanager
+def _beside(job: Flow) -> Iterator[str]:
+    """A place for the sample that all nodes reach and that is empty again afterwards."""
+    place = split(job.output)
+    if place.bucket is not None:
+        name = f"{job.output.rstrip('/')}.dry-run-{uuid.uuid4().hex[:8]}"
+        store = Store(job.store)
+        try:
+            yield name
+        finally:
+            store.delete(item.uri for page in store.objects(name) for item in page)
+        return
+    folder = Path(place.key).absolute()
+    parent = next(above for above in folder.parents if above.is_dir())  # the output's own may not be there yet
+    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.dry-run-", dir=parent))
+    try:
+        yield str(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def lines(told: Mapping[str, Any], output: str) -> list[str]:
+    """An estimate, for the terminal."""
+    passed = f"passed over: {told['skipped']:,} that are no images by name, {told['known']:,} already in the table"
+    if not told["new"]:
+        return [f"dry run: nothing new in {told['listed']:,} objects for {output}", f"  {passed}"]
+    least = "" if told["complete"] else "at least "
+    about = "" if told["images_known"] else "about "
+    sample = told["sample"]
+    first = (
+        f"dry run: {least}{about}{told['images']:,} images, {told['bytes'] / 1e9:,.2f} GB in {told['shards']:,} shards; "
+        "nothing was written"
+    )
+    reasons = sorted(sample["reasons"].items(), key=lambda each: -each[1])
+    said = [
+        first,
+        f"  {passed}",
+        f"  sample: {sample['read']:,} images in {lasted(sample['seconds'])}, the first after {sample['start_seconds']:.0f} s; "
+        f"{sample['rejected']:,} rejected" + "".join(f", {reason} {count:,}" for reason, count in reasons),
+    ]
+    width = max(len(stage) for stage in told["stages"])
+    for stage, each in told["stages"].items():
+        slowest = "  <- the slowest" if stage == told["slowest"] else ""
+        milliseconds = f"{1000 * each['seconds_an_image']:,.2f} ms an image"
+        said.append(f"  {stage:<{width}}  {milliseconds}, {each['workers']} at once{slowest}")
+    said.append(
+        f"  {told['images_a_second']:,.1f} images a second as measured, {told['images_a_second_at_best']:,.1f} at best: "
+        f"{lasted(told['seconds'])}, or {lasted(told['seconds_at_best'])}"
+    )
+    machines = ", ".join(f"{each['count']} x {kind}" for kind, each in told["machines"].items())
+    if told["usd"] is None:
+        said.append(f"  cost: not known; name the price of {', '.join(told['unpriced'])} in a file of --prices")
+    else:
+        said.append(
+            f"  cost on {machines}: {told['usd']:,.2f} USD, at best {told['usd_at_best']:,.2f}; "
+            f"{told['usd_a_million']:,.2f} USD a million images (prices of {told['prices']['date']})"
+        )
+    return said
+
+
+def tell(told: Mapping[str, Any], output: str) -> None:
+    """Prints an estimate."""
+    for line in lines(told, output):
+        say(line)
