@@ -1,13 +1,12 @@
 """How many hands a stage has: the one place that speaks of CPUs, GPUs, pools and Ray's retries.
 
-A **slice** is what travels between actors: one row of a Ray block that holds, in the column `rows`, the Arrow table of a run
-of images from one shard (a list of structs, so that wrapping and unwrapping copy nothing). It exists because Ray cuts and
-joins blocks as it likes: with `target_max_block_size=None` all that a read task yields becomes one block (a 24 GB tar would
-be one), with any other value blocks are split by bytes, and a part that holds two thirds of a shard cannot be committed. A
-row cannot be split, so with `target_max_block_size=1` one slice is one block is one task, from read to commit.
+What travels between actors is a `Slice` (`geobatch.slices`).
 
 Retries: Ray restarts a dead actor and gives its slice to it again, three times; the default is for ever, which a picture
-that kills its worker turns into an endless loop.
+that kills its worker turns into an endless loop. Actors of a node that is lost are restarted on others; what they had made and
+nobody had read yet is made again, for as long as the node's inputs can be.
+
+What a stage asks for stands in its `Hands`, and is laid out on the nodes there could be before any work (`settled`).
 
 What this does not cover: actors over several nodes. Tensor parallelism asks for its GPUs as one actor's, which are one node's.
 """
@@ -16,81 +15,24 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from geobatch import metrics
+from geobatch import joining, metrics, nodes
 from geobatch.errors import UserError
+from geobatch.joining import SILENCE as SILENCE  # noqa: PLC0414
+from geobatch.layout import Pool, settle
+from geobatch.nodes import brought
+from geobatch.progress import say
+from geobatch.slices import Slice as Slice  # noqa: PLC0414  known to all by this name
 
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
-
-#: Nothing calls home: Ray, Hugging Face, vLLM, and whoever honours the common word for it.
-SILENCE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
-
-SECONDS = pa.list_(pa.struct([pa.field("stage", pa.string()), pa.field("seconds", pa.float64())]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """A deterministic run of images of one shard: the unit of work and of commit.
-
-    Fields:
-        shard: number of the shard in the run's plan.
-        number: position in the shard, from 0.
-        last: whether the shard ends here.
-        end: where the next slice begins, for the reader (bytes of a tar, rows of a Parquet file).
-        skipped: members of the archive passed over by name since the slice before.
-        rows: the images.
-        seconds: (stage, seconds) in the order of the river.
-    """
-
-    shard: int
-    number: int
-    last: bool
-    end: int
-    skipped: int
-    rows: pa.Table
-    seconds: tuple[tuple[str, float], ...] = ()
-
-    def to_block(self) -> pa.Table:
-        """One row that Ray can neither split nor join with another."""
-        structs = self.rows.combine_chunks().to_struct_array()
-        if isinstance(structs, pa.ChunkedArray):
-            structs = structs.combine_chunks() if structs.num_chunks != 1 else structs.chunk(0)
-        seconds = [[{"stage": stage, "seconds": spent} for stage, spent in self.seconds]]
-        return pa.table(
-            {
-                "shard": pa.array([self.shard], pa.int32()),
-                "number": pa.array([self.number], pa.int32()),
-                "last": pa.array([self.last]),
-                "end": pa.array([self.end], pa.int64()),
-                "skipped": pa.array([self.skipped], pa.int64()),
-                "seconds": pa.array(seconds, SECONDS),
-                "rows": pa.LargeListArray.from_arrays(pa.array([0, len(structs)], pa.int64()), structs),
-            }
-        )
-
-    @staticmethod
-    def from_block(block: pa.Table) -> Iterator[Slice]:
-        """The slices of a block; usually one."""
-        rows = block["rows"]
-        for index in range(len(block)):
-            head = {name: block[name][index].as_py() for name in ("shard", "number", "last", "end", "skipped", "seconds")}
-            head["seconds"] = tuple((each["stage"], each["seconds"]) for each in head["seconds"])
-            yield Slice(**head, rows=pa.Table.from_struct_array(rows[index].values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +43,12 @@ class Hands:
         stage: the class; its name is what progress and plans show.
         make: keyword arguments of its constructor, picklable and small.
         workers: actors at most; at least one.
+        least: actors at least, all of which must find room before the run starts.
         cpus: CPUs of one actor.
         gpus: GPUs of one actor, fractions allowed.
+        accelerator: type of its GPU, as Ray names it ("L4"); empty: any.
+        resources: amounts of custom resources of one actor.
+        labels: labels that its node must have ({"market": "spot"}).
         memory: bytes of heap one actor asks for; 0 says nothing.
         at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine.
         deadline: seconds that a slice may take before its process is ended; 0: the stage has deadlines of its own.
@@ -113,8 +59,12 @@ class Hands:
     stage: type[Any]
     make: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
+    least: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    accelerator: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     memory: int = 0
     at_once: int = 1
     deadline: float = 3600.0
@@ -122,7 +72,19 @@ class Hands:
 
     def __call__(self) -> Any:
         """The stage itself, made here: the river without Ray."""
-        return self.stage(**self.make)
+        return self.stage(**brought(self.make))
+
+    def pool(self) -> Pool:
+        """What it asks of the nodes."""
+        own = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
+        typed = {f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {}  # Ray asks for that much of it
+        return Pool(
+            name=self.stage.__name__,
+            each={**own, **typed, **self.resources},
+            labels=self.labels,
+            least=max(1, self.least),
+            most=max(1, self.workers, self.least),
+        )
 
 
 def cores() -> int:
@@ -131,10 +93,28 @@ def cores() -> int:
 
 
 def cluster_gpus() -> float:
-    """GPUs of the cluster that this process has joined; 0 before it has."""
+    """GPUs that the cluster which this process has joined has, or could have; 0 before it has joined one."""
     import ray
 
-    return float(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0.0
+    return nodes.seen().total("GPU") if ray.is_initialized() else 0.0
+
+
+def settled(river: Iterable[Hands]) -> list[Hands]:
+    """The river as the cluster that this process has joined can ever hold it: what is too much for all, each gives a part of.
+
+    Raises:
+        UserError: a stage asks for what no node has or could have, or one actor of each stage is too much at once.
+    """
+    hands = list(river)
+    there = nodes.seen()
+    counts = settle([each.pool() for each in hands], there)
+    fewer = [
+        (each.stage.__name__, count, each.workers) for each, count in zip(hands, counts, strict=True) if count < each.workers
+    ]
+    if fewer:
+        told = ", ".join(f"{count:,} of {most:,} actors of {name}" for name, count, most in fewer)
+        say(f"the cluster has room for {told}; there are: {there}")
+    return [replace(each, workers=count, least=min(each.least, count)) for each, count in zip(hands, counts, strict=True)]
 
 
 def through(dataset: Any, hands: Hands) -> Any:
@@ -148,8 +128,8 @@ def through(dataset: Any, hands: Hands) -> Any:
             _on_slices(hands.stage),
             fn_constructor_args=(hands.make, hands.guard),
             compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=max(1, hands.workers),
+                min_size=max(1, hands.least),
+                max_size=max(1, hands.workers, hands.least),
                 **(
                     {"max_concurrent_calls_per_actor": hands.at_once, "enable_true_multi_threading": True}
                     if hands.at_once > 1
@@ -161,6 +141,9 @@ def through(dataset: Any, hands: Hands) -> Any:
             num_cpus=hands.cpus,
             num_gpus=hands.gpus or None,
             memory=hands.memory or None,
+            resources=hands.resources or None,
+            accelerator_type=hands.accelerator or None,
+            label_selector=hands.labels or None,
             max_restarts=-1,
             max_task_retries=TASK_RETRIES,
         )
@@ -174,7 +157,7 @@ def _on_slices(stage: type[Any]) -> type[Any]:
             self.fault: UserError | None = None
             self.guard = guard
             try:
-                self.stage = stage(**make)
+                self.stage = stage(**brought(make))
             except UserError as error:  # raised from here, Ray would print its traceback on the user's terminal
                 self.fault = error
 
@@ -210,53 +193,16 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
     With fewer CPUs than actors some stage would wait for ever without a word. `address` "auto" or a URL joins a cluster;
     None starts a private one unless RAY_ADDRESS is set (a submitted job has it). Nothing calls home.
     """
-    import ray
-
-    os.environ.update(SILENCE)
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # The C++ side of each driver complains once a pool about arguments in the object store, on the user's terminal.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        return
-    if address and address != "local":
-        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
-        return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
     stages = list(river)
+    actors = sum(max(1, hands.workers) for hands in stages)
     need = sum(max(1, hands.workers) * hands.cpus for hands in stages)
-    # More processes than cores start at once here on purpose; Ray would warn of it on the terminal.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(sum(max(1, hands.workers) for hands in stages) + 2))
-    with _hushed():
-        ray.init(
-            address="local",
-            num_cpus=max(cores(), int(need + 2)),
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-            **local,
-        )
+    joining.start(address, cpus=max(cores(), int(need + 2)), processes=actors + 2, **local)
 
 
 def join_cluster(address: str | None) -> None:
     """Joins the cluster that `address` or RAY_ADDRESS names, if one does: how a river is made depends on what it has."""
     if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
         start([], address)
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what Ray's C++ side writes to standard error while it starts: that it read its log level. Errors are raised."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def settings(no_progress_hours: float = 12.0) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,22 @@ def types_of(config: Any) -> tuple[list[NodeType], int, bool]:
     ]
     most = config.get_max_num_worker_nodes()
     return [each for each in types if each.most > 0], UNBOUNDED if most is None else int(most), True
+
+
+def brought(value: Any) -> Any:
+    """`value` with whatever knows where it lies on this node in place of itself: what has a method `here`, wherever it stands
+    in dictionaries, lists, tuples and dataclasses. The rest is the same object."""
+    if not isinstance(value, type) and callable(getattr(value, "here", None)):
+        return value.here()
+    if isinstance(value, dict):
+        return {key: brought(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [brought(each) for each in value]
+    if type(value) is tuple:
+        return tuple(brought(each) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        before = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+        after = {name: brought(each) for name, each in before.items()}
+        changed = {name: each for name, each in after.items() if each is not before[name] and each != before[name]}
+        return replace(value, **changed) if changed else value
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.actors import Hands, Slice, _on_slices
@@ -25,6 +25,7 @@ row = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(row, max_size=5), min_size=1, max_size=4), st.booleans())
 def test_slices_round_trip_through_one_block(pieces: list[list[dict[str, object]]], chunked: bool) -> None:
     slices = []

@@ -1,0 +1,67 @@
+"""How a process joins a Ray cluster, or starts one of its own: quiet, and calling nobody."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Nothing calls home: Ray, Hugging Face, vLLM, and whoever honours the common word for it.
+SILENCE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> None:
+    """Joins the cluster at `address` or RAY_ADDRESS, else starts a private one; nothing where Ray runs already.
+
+    Args:
+        address: "auto" or a URL; None and "local" mean a private one unless RAY_ADDRESS is set.
+        cpus: logical CPUs of a private one.
+        processes: worker processes that a private one may start at once.
+        local: further arguments of `ray.init` for a private one.
+    """
+    import ray
+
+    os.environ.update(SILENCE)
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # The C++ side of each driver complains once a pool about arguments in the object store, on the user's terminal.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        return
+    if address and address != "local":
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
+    # More processes than cores start at once here on purpose; Ray would warn of it on the terminal.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
+    with _hushed():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            **local,
+        )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what Ray's C++ side writes to standard error while it starts: that it read its log level. Errors are raised."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
