@@ -99,8 +99,12 @@ def cluster_gpus() -> float:
     return nodes.seen().total("GPU") if ray.is_initialized() else 0.0
 
 
-def settled(river: Iterable[Hands]) -> list[Hands]:
+def settled(river: Iterable[Hands], tell: bool = True) -> list[Hands]:
     """The river as the cluster that this process has joined can ever hold it: what is too much for all, each gives a part of.
+
+    Args:
+        river: the stages that work at the same time.
+        tell: say which stages get fewer actors than they could use.
 
     Raises:
         UserError: a stage asks for what no node has or could have, or one actor of each stage is too much at once.
@@ -111,7 +115,7 @@ def settled(river: Iterable[Hands]) -> list[Hands]:
     fewer = [
         (each.stage.__name__, count, each.workers) for each, count in zip(hands, counts, strict=True) if count < each.workers
     ]
-    if fewer:
+    if fewer and tell:
         told = ", ".join(f"{count:,} of {most:,} actors of {name}" for name, count, most in fewer)
         say(f"the cluster has room for {told}; there are: {there}")
     return [replace(each, workers=count, least=min(each.least, count)) for each, count in zip(hands, counts, strict=True)]

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from geobatch.actors import Hands, run_river, start
+from geobatch.actors import Hands, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import plan
 from geobatch.archive.source import Read
@@ -31,6 +31,7 @@ from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.pipeline.drain import Drain, gate_of
 from geobatch.pipeline.narrow import guarded, ledger_of
+from geobatch.pipeline.stages import applied
 from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
 from geobatch.service import Service, serving
@@ -60,6 +61,7 @@ class Flow:
         address: Ray cluster, or None for this machine.
         what: two words for the progress line.
         watches: look on and may end the run before its time.
+        stages: what single stages ask for instead, as the flag --stages says it.
     """
 
     archive: ArchiveConfig
@@ -73,6 +75,7 @@ class Flow:
     address: str | None = None
     what: str = "located"
     watches: tuple[Watch, ...] = ()
+    stages: tuple[str, ...] = ()
 
 
 def flow(job: Flow) -> dict[str, Any]:
@@ -86,6 +89,10 @@ def flow(job: Flow) -> dict[str, Any]:
         MachineError: workers kept failing; the same command takes the run up again.
     """
     _apart(job.archive.uri, job.output)
+    stages = applied(job.river, job.stages)
+    join_cluster(job.address)
+    if ray.is_initialized():  # before hours of listing: can the cluster ever do it
+        settled(stages, tell=False)
     store = Store(job.store)
     with Lease(store, job.output, who=os.environ.get("RAY_JOB_SUBMISSION_ID", "")) as lease:
         return _held(job, store, lease)
@@ -175,6 +182,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             before = (images - _images(frozen, tasks)) if images is not None else 0
             river = _river(run, job, passes, ledger)
             start(river, job.address)
+            river = settled(river)
             try:
                 with Progress(job.what, images, done=before) as progress:
                     reason = _pass(tasks, river, lease, watching, progress)
@@ -203,7 +211,7 @@ def _river(run: Run, job: Flow, number: int, ledger: Service) -> list[Hands]:
         guarded(hands, ledger, gate if first else None)
         for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)
     ]
-    return [read, *stages, write]
+    return applied([read, *stages, write], job.stages)
 
 
 def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Watching, progress: Progress) -> str | None:
