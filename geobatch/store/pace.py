@@ -6,8 +6,8 @@ told it to slow down; single ones are everyday life of a large store and slow no
 what was answered well in that window. Each window that goes well raises it by a quarter, until it is `FREE` times what is
 asked for and falls away.
 
-Against a simulated store of 100 requests a second and 32 threads that ask 600, the share of refused requests falls from 85 %
-to 10 %, at 91 of the 100 (`tests/store/test_pace.py`).
+Against a simulated store of 100 requests a second and 32 threads that ask 640, the share of refused requests falls from 84 %
+to 12 %, and all of the 100 are used (`tests/store/test_pace.py`).
 """
 
 from __future__ import annotations
