@@ -218,7 +218,7 @@ class Store:
         """
         probe = join(prefix, f".probe-{uuid.uuid4().hex}")
         refusal = UserError(
-            f"the store of {prefix} ignores conditional writes; two runs could overwrite each other: use another store"
+            f"the store of {prefix} does not honour conditional writes; two runs could overwrite each other: use another store"
         )
         try:
             first = self.put_if_absent(probe, b"first")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for which it is remembered whether a bucket answers.
-_PULSE = 10.0
+#: Keys of a page, and seconds for which it is remembered whether a bucket answers.
+_PAGE, _PULSE = 1000, 10.0
 
 
 class _Answer:
@@ -89,7 +89,7 @@ class S3:
             after: key behind which to begin; it need not exist.
         """
         assert place.bucket is not None
-        ask: dict[str, Any] = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": 1000, **self._paying}
+        ask: dict[str, Any] = {"Bucket": place.bucket, "Prefix": place.key, "MaxKeys": _PAGE, **self._paying}
         token: dict[str, str] = {} if after is None else {"StartAfter": after}
         while True:
             page = self._page(place, {**ask, **token}, after)
