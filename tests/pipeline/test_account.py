@@ -1,0 +1,193 @@
+"""The account against sums made by hand, over drivers that come and go, with a clock and machines of the test's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geobatch.actors import Hands
+from geobatch.errors import MachineError, UserError
+from geobatch.pipeline.account import Account, Spent, costs, lasted, reckoned, spent, table
+from geobatch.pipeline.machines import Node
+from geobatch.pipeline.prices import Prices
+from geobatch.sink import Run
+from geobatch.store import Store
+
+PRICES = Prices(hours={"cpu": 0.6, "gpu": 3.6}, own={}, date="2026-11", source="by hand")
+
+
+class Read:
+    """Names of stages, for their hands."""
+
+
+class Embed:
+    """As above."""
+
+
+def run_at(folder: Path, *, resumed: bool = False) -> Run:
+    return Run(store=Store(), output=str(folder), id="000001", record={"started": "2026-11-20T00:00:00+00:00"}, resumed=resumed)
+
+
+class World:
+    """A clock, and the machines that are there."""
+
+    def __init__(self) -> None:
+        self.now, self.there = 1000.0, {"a": "cpu"}
+
+    def account(self, prices: Prices = PRICES) -> Account:
+        return Account(prices, look=self.look, clock=lambda: self.now, look_seconds=3600)
+
+    def look(self) -> list[Node]:
+        return [Node(node, (kind,)) for node, kind in self.there.items()]
+
+    def wait(self, seconds: float, account: Account) -> None:
+        self.now += seconds
+        account.sample()
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    """Half an hour with one CPU node, then half an hour with a GPU node beside it that comes between two looks 60 s apart."""
+    world = World()
+    account = world.account()
+    account.begin(run_at(tmp_path), {})
+    account.river([Hands(stage=Read, workers=2), Hands(stage=Embed, workers=3, at_once=2)])
+    world.wait(1800, account)
+    world.there["b"] = "gpu"
+    world.wait(60, account)
+    world.wait(1740, account)
+    told = account.end({"read": 500_000, "seconds": {"Read": 3600.0, "Embed": 14_400.0}})
+    account.close()
+    assert told == {
+        "wall_seconds": 3600,
+        "images_a_second": round(500_000 / 3600, 3),
+        "stages": {
+            "Read": {"busy_seconds": 3600.0, "workers": 2, "busy_share": 0.5, "images_a_second": round(1e6 / 3600, 3)},
+            "Embed": {"busy_seconds": 14_400.0, "workers": 6, "busy_share": round(4 / 6, 4), "images_a_second": 208.333},
+        },
+        "slowest": "Embed",
+        "machines": {
+            "cpu": {"hours": 1.0, "usd_an_hour": 0.6, "usd": 0.6},
+            "gpu": {"hours": round(1770 / 3600, 4), "usd_an_hour": 3.6, "usd": 1.77},
+        },
+        "usd": 2.37,
+        "usd_a_million": 4.74,
+        "unpriced": [],
+        "prices": {"date": "2026-11", "source": "by hand"},
+    }
+    assert table({"read": 500_000, **told}) == [
+        "500,000 images in 60 min, 138.9 a second",
+        "  Read     2 at once, busy  50 %, could do 277.8 images a second",
+        "  Embed    6 at once, busy  67 %, could do 208.3 images a second  <- the slowest",
+        "  1.00 h of cpu: 0.60 USD",
+        "  0.49 h of gpu: 1.77 USD",
+        "cost: 2.37 USD, 4.74 USD a million images (prices of 2026-11)",
+    ]
+
+
+def test_a_resumed_run_adds_what_earlier_drivers_spent(tmp_path: Path) -> None:
+    world = World()
+    first = world.account()
+    first.begin(run_at(tmp_path), {})
+    first.river([Hands(stage=Read, workers=2)])
+    world.wait(600, first)
+    first.close()  # its driver breaks off; the account stays behind
+    world.now += 10_000  # nobody drives
+    second = world.account()
+    second.begin(run_at(tmp_path, resumed=True), {})
+    assert second.cost_so_far() == pytest.approx(0.1)
+    world.wait(300, second)
+    assert second.cost_so_far() == pytest.approx(0.15)
+    told = second.end({"read": 900, "seconds": {"Read": 90.0}})
+    second.close()
+    assert (told["wall_seconds"], told["usd"], told["stages"]["Read"]["workers"]) == (900, 0.15, 2)  # from the first's file
+    assert spent(run_at(tmp_path)).wall == 900
+    assert len(list((tmp_path / "runs/000001/account").iterdir())) == 2
+
+
+def test_a_killed_driver_leaves_what_it_saved(tmp_path: Path) -> None:
+    """The looking thread saves every minute; a driver that is killed never closes."""
+    world = World()
+    killed = Account(PRICES, look=world.look, clock=lambda: world.now, look_seconds=0.01)
+    killed.begin(run_at(tmp_path), {})
+    world.now += 61
+    folder = tmp_path / "runs/000001/account"
+    while not folder.is_dir() or not (files := list(folder.glob("*.json"))):
+        pass  # pytest's timeout ends a thread that never saves
+    assert json.loads(files[0].read_text())["wall_seconds"] == 61
+    killed._ended = True
+    killed.close()
+    second = world.account()
+    second.begin(run_at(tmp_path, resumed=True), {})
+    assert second.cost_so_far() == pytest.approx(61 / 3600 * 0.6)
+    second.close()
+
+
+def test_a_machine_without_a_price_has_hours_and_no_cost(tmp_path: Path) -> None:
+    world = World()
+    world.there = {"a": "cpu", "b": "z9.enormous"}
+    account = world.account()
+    account.begin(run_at(tmp_path), {})
+    world.wait(3600, account)
+    with pytest.raises(UserError, match=r"what 'z9\.enormous' costs an hour; name it in a file of --prices"):
+        account.cost_so_far()
+    told = account.end({"read": 10, "seconds": {}})
+    account.close()
+    assert (told["usd"], told["usd_a_million"], told["unpriced"], told["slowest"]) == (None, None, ["z9.enormous"], None)
+    assert told["machines"]["z9.enormous"] == {"hours": 1.0, "usd_an_hour": None, "usd": None}
+    assert table({"read": 10, **told})[-1] == "cost: not known; name the price of z9.enormous in a file of --prices"
+
+
+def test_a_cluster_that_does_not_answer_is_interpolated(tmp_path: Path) -> None:
+    world = World()
+    account = world.account()
+    account.begin(run_at(tmp_path), {})
+    world.now += 600
+
+    def silent() -> list[Node]:
+        raise RuntimeError("the head is busy")
+
+    account.look = silent
+    account.sample()
+    account.look = world.look
+    world.wait(600, account)
+    assert account.spent().machines == {"cpu": 1200}
+    account.close()
+
+
+def test_a_store_that_refuses_is_told_of_at_the_end_and_hides_no_other_error(tmp_path: Path) -> None:
+    class Full(Store):
+        def put(self, uri: str, data: bytes) -> None:
+            raise MachineError("the disk is full")
+
+    world, run = World(), run_at(tmp_path)
+    run.store = Full()
+    account = world.account()
+    account.begin(run, {})
+    with pytest.raises(MachineError, match="full"):
+        account.end({"read": 1, "seconds": {}})
+    account.close()
+
+
+def test_a_run_that_read_nothing_divides_by_nothing() -> None:
+    nothing: dict[str, Any] = {"read": 0, "seconds": {"Read": 0.0}}
+    told = reckoned(nothing, Spent(0.0, {}, {}), PRICES)
+    assert (told["usd"], told["usd_a_million"], told["images_a_second"]) == (0, None, None)
+    assert told["stages"]["Read"] == {"busy_seconds": 0.0, "workers": 1, "busy_share": None, "images_a_second": None}
+    assert table({**nothing, **told}) == [
+        "0 images in 0 s",
+        "  Read    1 at once  <- the slowest",
+        "cost: 0.00 USD (prices of 2026-11)",
+    ]
+
+
+def test_costs() -> None:
+    assert costs({"cpu": 1800, "gpu": 3600}, PRICES) == (pytest.approx(0.3 + 3.6), [])
+    assert costs({"cpu": 1, "y": 1, "x": 1}, PRICES) == (None, ["x", "y"])
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3, "3 s"), (119, "119 s"), (125, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
+def test_lasted(seconds: float, said: str) -> None:
+    assert lasted(seconds) == said
