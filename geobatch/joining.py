@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from geobatch.access import admitted
+
 #: Nothing calls home: Ray, Hugging Face, vLLM, and whoever honours the common word for it.
 SILENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,12 +39,12 @@ def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> No
     if ray.is_initialized():
         return
     if address and address != "local":
-        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
+        with admitted(address):
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of one process tree, on loopback, without a dashboard
     # More processes than cores start at once here on purpose; Ray would warn of it on the terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
-    with _hushed():
+    with admitted(None), _hushed():
         ray.init(
             address="local",
             num_cpus=cpus,

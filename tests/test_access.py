@@ -1,0 +1,78 @@
+"""Tokens and refusals without a cluster; with one: tests/river/test_submit.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from geobatch.access import ADVICE, admitted, answers, refused, settle_mode
+from geobatch.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a token, an environment that says nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that what is set here is taken back
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_the_mode_is_always_said(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nothing_set / ".ray").mkdir()
+    (nothing_set / ".ray/auth_token").write_text("t")
+    assert settle_mode(joins=False) == "disabled" == os.environ["RAY_AUTH_MODE"]
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    assert settle_mode(joins=True) == "token"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert settle_mode(joins=True) == "disabled"  # the environment knows better
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    (nothing_set / ".ray/auth_token").unlink()
+    assert settle_mode(joins=True) == "disabled"
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/token")
+    assert settle_mode(joins=True) == "token"
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    class AuthenticationError(Exception):
+        """As Ray calls its own."""
+
+    said = refused(AuthenticationError("long\nwords"), "10.0.0.1:6379", "token")
+    assert said is not None and ADVICE in str(said) and "\n" not in str(said)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        said = refused(ConnectionError("no"), f"127.0.0.1:{port}", "disabled")
+        assert said is not None and "not to this token (RAY_AUTH_MODE is disabled)" in str(said)
+        assert answers(f"http://127.0.0.1:{port}/x") and answers("auto")
+    said = refused(SystemExit(15), f"127.0.0.1:{port}", "token")
+    assert said is not None and "nothing answers at" in str(said)
+    assert refused(SystemExit(1), "x:1", "token") is refused(ValueError("a bug"), "x:1", "token") is None
+    said = refused(ConnectionError("Could not find any running Ray instance"), "auto", "token")
+    assert said is not None and "no Ray cluster runs here" in str(said)
+
+
+def test_the_handler_that_stood_there_is_put_back_whatever_happens() -> None:
+    def ours(*_: object) -> None:
+        raise AssertionError("nobody terminates this")
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with admitted(None):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        with pytest.raises(UserError, match="nothing answers"), admitted("127.0.0.1:9"):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            raise ConnectionError("Failed to connect")
+        assert signal.getsignal(signal.SIGTERM) is ours
+        with pytest.raises(ZeroDivisionError), admitted("127.0.0.1:9"):
+            raise ZeroDivisionError
+    finally:
+        signal.signal(signal.SIGTERM, before)
