@@ -22,7 +22,8 @@ from geobatch.methods.geotoken import judge_record
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint
+from geobatch.pipeline.folder import fingerprint, sent
+from geobatch.pipeline.frozen import Wanted
 from geobatch.pipeline.methods import choose
 from geobatch.progress import say
 from geobatch.sink import latest
@@ -127,10 +128,11 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
             store=config.store,
             method=chosen.method,
             fingerprint=fingerprint(decides),
-            river=[ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river],
+            river=sent([ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river], config.address),
             coarsen_km=config.coarsen,
             relocate=config.relocate,
             address=config.address,
+            wanted=Wanted(),
         )
     )
     if account["new"]:
