@@ -117,13 +117,14 @@ class S3:
 
         def work(client: S3Client) -> Object:
             try:
-                answer = client.head_object(Bucket=bucket, Key=key, **self._paying)
+                answer: Any = client.head_object(Bucket=bucket, Key=key, **self._paying)
             except aws.ClientError as error:
                 if code_of(error)[1] not in {400, 401, 403}:
                     raise
                 # The answer to a HEAD cannot say why; that to a GET of one byte can, and may even be the byte.
                 return self._first_byte(client, place)
-            return Object(place.uri, answer["ContentLength"], _bare(answer["ETag"]))
+            size = answer["ContentLength"] if "ContentLength" in answer else self._first_byte(client, place).size
+            return Object(place.uri, size, _bare(answer["ETag"]))
 
         try:
             return self._persist(place.uri, work)
@@ -277,7 +278,7 @@ class S3:
                     raise MachineError(f"{uri} could not be deleted: {code}")
             if passing:
                 left = passing
-                raise ConnectionError(f"{len(passing)} objects could not be deleted yet, such as {passing[0]}")
+                raise ConnectionError(f"{len(passing)} objects could not be deleted yet, such as s3://{bucket}/{passing[0]}")
 
         self._persist(f"s3://{bucket}/", work)
 

@@ -12,6 +12,7 @@ import re
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -41,6 +42,16 @@ def mixture(share: float) -> dict[str, float]:
     return {fault: share * part for fault, part in _MIXTURE.items()}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A peer that hung up is what this is for."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(*_)  # type: ignore[arg-type]
+
+
 class FaultyProxy:
     """Passes requests on to `endpoint`.
 
@@ -50,6 +61,7 @@ class FaultyProxy:
         spoiled: fault that every request meets whose method and path, "GET /bucket/key", match a pattern.
         limit: requests a second above which the answer is SlowDown.
         check: what to say of a request in place of passing it on: status and code, or None.
+        instead: what to answer, with status 200, to a request and its body in place of passing it on, or None.
         stripped: headers that are not passed on.
         chunked: answers come in chunks and tell no length.
         requests: method, path and Range of each.
@@ -63,6 +75,7 @@ class FaultyProxy:
         self.spoiled: dict[str, str] = {}
         self.limit: float | None = None
         self.check: Callable[[BaseHTTPRequestHandler], tuple[int, str] | None] = lambda _: None
+        self.instead: Callable[[BaseHTTPRequestHandler, bytes], bytes | None] = lambda *_: None
         self.stripped: set[str] = set()
         self.chunked = False
         self.requests: list[tuple[str, str, str | None]] = []
@@ -71,8 +84,7 @@ class FaultyProxy:
         self._lock = threading.Lock()
         self._target = urlsplit(endpoint)
         self.ended = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -120,6 +132,8 @@ class FaultyProxy:
             _refuse(request, int(fault), CODES[fault])
         elif said is not None:
             _refuse(request, *said)
+        elif (made := self.instead(request, body)) is not None:
+            self._answer(request, "", 200, [("Content-Type", "application/xml")], made)
         else:
             self._answer(request, fault, *self._asked(request, body))
 
