@@ -3,7 +3,8 @@
     PLAN ──read──▶ IMAGE ──decode──▶ PICTURE ──a method's stages──▶ PLACE
 
 Every table on the way carries the three columns of `FATE`: all null while the image is alive; `stage` and `reason` set once
-it was rejected. A stage never sees a rejected row (`geobatch.stage`), a rejected row never loses its way to the table.
+it was rejected. A stage never sees a rejected row (`geobatch.stage`), a rejected row never loses its way to the table. Nor
+does a stage see an image whose place is known already (`REUSED`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Raised by hand whenever a column of PLACE changes its name, type or meaning.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: The radii, in km, at which the field publishes its figures and at which a place states its probability.
 RADII_KM = (1, 25, 200, 750, 2500)
@@ -141,12 +142,19 @@ PLACE = pa.schema(
         pa.field("exif_latitude", pa.float64()),
         pa.field("exif_longitude", pa.float64()),
         pa.field("exif_time", pa.string()),
+        pa.field("reused_from", pa.string()),  # image_id with the same bytes, whose prediction this is; null: computed
         pa.field("method", pa.string(), nullable=False),
         pa.field("model", pa.string(), nullable=False),  # fingerprint of what decided the row
         pa.field("run", pa.string(), nullable=False),
         pa.field("schema_version", pa.int32(), nullable=False),
     ]
 )
+
+_OWN = {field.name for field in (*IDENTITY, *FATE)} | {"status", "method", "model", "run", "schema_version"}
+
+#: On the way, a row of the table whose bytes are the image's: all but what is the image's or the run's own. An image that has
+#: one passes every stage by.
+REUSED = pa.field("reused", pa.struct([field for field in PLACE if field.name not in _OWN]))
 
 #: One row of a gallery: a vector that knows its place. `vector` has unit length. A place of NaN is none (a gallery that is only
 #: retrieved from); null is a rejected row's.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.errors import MachineError, Rejection, UserError
-from geobatch.schema import empty_columns
+from geobatch.schema import REUSED, empty_columns
 
 #: Errors that are never an image's fault.
 _MACHINE = (MachineError, UserError, MemoryError, OSError)
@@ -45,8 +45,10 @@ class Stage(ABC):
         """
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Runs the stage on the rows that are alive; the others pass by."""
+        """Runs the stage on the rows that are alive; the others, and those whose place is known already, pass by."""
         alive = pc.is_null(table["reason"])
+        if REUSED.name in table.column_names:
+            alive = pc.and_(alive, pc.is_null(table[REUSED.name]))
         living, dead = table.filter(alive), table.filter(pc.invert(alive))
         if not len(living):
             return self._pass_by(table)

@@ -39,8 +39,10 @@ _LOOSE = ("object", None)
 #: Kinds of a container whose rows appear as it is read.
 _UNSEEN = ("tar", "text")
 
-#: Which of these (uri, etag) need no work.
-Known = Callable[[list[tuple[str, str]]], list[bool]]
+#: Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks.
+Known = Callable[[list[tuple[str, str | None]]], list[bool]]
+#: Told the objects that are there, wanted or not.
+Met = Callable[[list[str]], None]
 
 
 class Planned(NamedTuple):
@@ -70,19 +72,23 @@ class _Row(NamedTuple):
     offset: int | None
 
 
-def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Iterator[Planned]:
+def plan(
+    store: Store, config: ArchiveConfig, known: Known | None = None, met: Met | None = None, *, may_be_empty: bool = False
+) -> Iterator[Planned]:
     """The archive's shards, in tables as they are listed; a shard is never split between two.
 
     Args:
         store: reaches the archive.
         config: what is read.
         known: told which objects and containers need no reading; asked for at most 1000 at once.
+        met: told what is listed, page by page, each before `known` is asked of it.
+        may_be_empty: whether an archive without a single image is one, and not a mistake.
 
     Raises:
         UserError: nothing is there, nothing there is an image, or it may not be read.
         Unreadable: the store kept failing.
     """
-    planner = _Planner(store, config, known)
+    planner = _Planner(store, config, known, met)
     rows: list[_Row] = []
     sizes: list[int] = []
     first = reported = planned = 0
@@ -97,7 +103,7 @@ def plan(store: Store, config: ArchiveConfig, known: Known | None = None) -> Ite
         elif planner.listed - reported >= TABLE_ROWS:
             yield planner.report(rows, sizes, first)
             first, reported, rows, sizes = first + len(sizes), planner.listed, [], []
-    if not planned and not planner.known:
+    if not planned and not planner.known and not may_be_empty:
         raise UserError(_nothing(planner, config))
     yield planner.report(rows, sizes, first)
 
@@ -118,8 +124,8 @@ def _nothing(planner: _Planner, config: ArchiveConfig) -> str:
 class _Planner:
     """Lists, sorts out, and cuts into shards."""
 
-    def __init__(self, store: Store, config: ArchiveConfig, known: Known | None) -> None:
-        self._store, self._config, self._known = store, config, known
+    def __init__(self, store: Store, config: ArchiveConfig, known: Known | None, met: Met | None) -> None:
+        self._store, self._config, self._known, self._met = store, config, known, met
         self._names = Names(config)
         self._loose: list[_Row] = []
         self._weight = 0
@@ -139,6 +145,8 @@ class _Planner:
         for page in pages(self._store, self._config, self._names):
             self.listed += page.passed
             self.skipped += page.passed
+            if self._met is not None:
+                self._met([each.uri for source in page.sources for each in source.parts or (source.found,) if each is not None])
             for source in self._unknown(self._named(page.sources)):
                 if source.kind in _LOOSE or source.found is None:
                     if full := self._one(source):
@@ -246,8 +254,8 @@ class _Planner:
         """The sources that are not known; the first of all is probed."""
         wanted = list(page)
         if self._known is not None:
-            single = [source for source in wanted if source.found is not None and not source.parts]
-            asked = [(source.uri, source.found.etag) for source in single if source.found is not None]
+            single = [source for source in wanted if not source.parts]
+            asked = [(source.uri, None if source.found is None else source.found.etag) for source in single]
             known = {source for source, yes in zip(single, self._known(asked) if asked else (), strict=True) if yes}
             known |= {source for source in wanted if source.parts and all(self._known([p[::2] for p in source.parts]))}
             self.known += sum(len(source.parts) or 1 for source in known)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
@@ -25,20 +24,20 @@ import ray
 
 from geobatch.actors import Hands, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
-from geobatch.archive.plan import plan
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.pipeline.drain import Drain, gate_of
+from geobatch.pipeline.frozen import Wanted, freeze
 from geobatch.pipeline.narrow import guarded, ledger_of
 from geobatch.pipeline.stages import applied
 from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
 from geobatch.service import Service, serving
-from geobatch.sink import Run, Snapshot, Stamp, Write, begin, open_run
-from geobatch.sink.keys import Keys
+from geobatch.sink import Run, Stamp, Write, open_run
 from geobatch.sink.lease import Lease
 from geobatch.sink.record import WHOLE
+from geobatch.sink.reuse import Reuse
 from geobatch.store import Store, StoreConfig
 
 #: Passes in a row that may commit nothing before a run gives up.
@@ -62,6 +61,8 @@ class Flow:
         what: two words for the progress line.
         watches: look on and may end the run before its time.
         stages: what single stages ask for instead, as the flag --stages says it.
+        wanted: what is done beside what is new; None: no more, and neither are objects marked that are gone nor places reused
+            for equal bytes.
     """
 
     archive: ArchiveConfig
@@ -76,6 +77,7 @@ class Flow:
     what: str = "located"
     watches: tuple[Watch, ...] = ()
     stages: tuple[str, ...] = ()
+    wanted: Wanted | None = None
 
 
 def flow(job: Flow) -> dict[str, Any]:
@@ -101,14 +103,17 @@ def flow(job: Flow) -> dict[str, Any]:
 def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
     """The run, with the output for oneself."""
     archive = json.loads(json.dumps(described(job.archive)))
+    asked = (job.wanted or Wanted()).asked()
     run, table = open_run(
-        store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate
+        store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate, asked=asked
     )
     if run.resumed:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
+        if run.record.get("asked", asked) != asked:
+            say("that run was asked for other images; give the same command again once it is done")
     frozen = run.plan() if run.resumed else None
     if frozen is None:
-        frozen = _freeze(run, job, store, table)
+        frozen = freeze(run, job.archive, store, table, job.wanted)
         if frozen is None:
             assert table is not None
             say(
@@ -126,46 +131,6 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
         watching.close()
 
 
-def _freeze(run: Run, job: Flow, store: Store, table: Snapshot | None) -> dict[str, Any] | None:
-    """Lists the archive into the run's frozen plan; None if nothing in it is new."""
-    known = _known(store, table) if table is not None else None
-    counts = {"listed": 0, "skipped": 0, "known": 0, "images": 0}
-    with Progress("listed", unit="objects") as progress:
-
-        def tables() -> Iterator[pa.Table]:
-            for planned in plan(store, job.archive, known=known):
-                counts["images"] += len(planned.table)
-                counts.update(skipped=planned.skipped, known=planned.known)
-                progress.add(planned.listed - counts["listed"])
-                counts["listed"] = planned.listed
-                if len(planned.table):
-                    yield planned.table
-
-        stream = tables()
-        first = next(stream, None)
-        if first is None and table is not None:
-            return None
-        run = _adopt(run, begin(run))
-        return run.plan() or run.freeze(chain([first] if first is not None else [], stream), counts)
-
-
-def _adopt(run: Run, begun: Run) -> Run:
-    run.record, run.resumed = begun.record, begun.resumed
-    return run
-
-
-def _known(store: Store, table: Snapshot) -> Any:
-    """Which (uri, etag) the table holds already, as a question the planner may ask of many at once."""
-
-    def pairs() -> Iterator[tuple[str | None, ...]]:
-        for rows in table.tables(store, ["uri", "etag"]):
-            yield from set(zip(rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True))
-        yield from ((uri, etag) for uri, etag in table.record["empty_sources"])
-
-    keys = Keys(pairs())
-    return lambda objects: keys.holds(objects).tolist()
-
-
 def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: Watching) -> str | None:
     """Passes until everything is committed, or a watch has enough: its reason, where something is left undone."""
     whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
@@ -180,7 +145,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             passes += 1
             committed = len(run.commits())
             before = (images - _images(frozen, tasks)) if images is not None else 0
-            river = _river(run, job, passes, ledger)
+            river = _river(run, job, passes, ledger, frozen.get("reuse"))
             start(river, job.address)
             river = settled(river)
             try:
@@ -198,7 +163,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
         ledger.stop()
 
 
-def _river(run: Run, job: Flow, number: int, ledger: Service) -> list[Hands]:
+def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, Any] | None) -> list[Hands]:
     """All stages of a pass, from tasks to commits."""
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
     gate = gate_of(f"{run.id}-{number}") if job.watches else None
@@ -211,6 +176,9 @@ def _river(run: Run, job: Flow, number: int, ledger: Service) -> list[Hands]:
         guarded(hands, ledger, gate if first else None)
         for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)
     ]
+    if index is not None:
+        made = {"output": job.output, "folder": run.at(), "index": index, "store": job.store}
+        stages.insert(0, Hands(stage=Reuse, make=made, workers=readers, cpus=0.5))
     return applied([read, *stages, write], job.stages)
 
 

@@ -25,6 +25,7 @@ def open_run(
     fingerprint: str,
     archive: dict[str, Any],
     relocate: bool = False,
+    asked: dict[str, Any] | None = None,
 ) -> tuple[Run, Snapshot | None]:
     """The run to work on, and the table it adds to (None: there is none, or it starts anew).
 
@@ -35,6 +36,7 @@ def open_run(
         fingerprint: hash of everything that decides a row.
         archive: what is read and how it is listed; a run is taken up only for the same.
         relocate: start the table anew although the fingerprint differs.
+        asked: what a new run does beside what is new; it is kept in the record.
 
     Raises:
         UserError: the output belongs to another fingerprint, or to an unfinished run over another archive.
@@ -64,6 +66,7 @@ def open_run(
         "method": method,
         "archive": archive,
         "relocate": anew or (relocate and table is not None),
+        "asked": asked or {},
         "geobatch": version("geobatch"),
         "started": now(),
     }

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from geobatch.errors import MachineError
 from geobatch.geo import cell, point, s2
-from geobatch.schema import CONFIDENCE, LAYOUTS, PLACE, SAID, SCHEMA_VERSION
+from geobatch.schema import CONFIDENCE, FATE, IDENTITY, LAYOUTS, PLACE, REUSED, SAID, SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,12 @@ class Stamp:
 
 def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
     """The rows at the end of a river in the schema of the table they go to."""
+    if REUSED.name in rows.column_names:
+        known = pc.is_valid(rows[REUSED.name])
+        new = as_written(rows.filter(pc.invert(known)).drop_columns([REUSED.name]), stamp)
+        both = pa.concat_tables([new, _reused(rows.filter(known), stamp)])
+        order = pa.concat_arrays([pc.indices_nonzero(pc.invert(known)), pc.indices_nonzero(known)])
+        return both.take(pc.sort_indices(order))
     alive = pc.is_null(rows["reason"])
     placed = rows.append_column("status", pc.if_else(alive, "placed", "rejected"))
     lost = pc.sum(pc.and_(alive, pc.is_null(rows["latitude"]))).as_py()
@@ -45,7 +51,7 @@ def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
         raise MachineError(f"{lost} images came to the sink with neither a place nor a reason: a bug, report it")
     if layout := LAYOUTS.get(stamp.method):
         return placed.select(layout.names).cast(layout)
-    for field in (*CONFIDENCE, *SAID):
+    for field in (*CONFIDENCE, *SAID, PLACE.field("reused_from")):
         if field.name not in placed.column_names:
             placed = placed.append_column(field, pa.nulls(len(placed), field.type))
     if stamp.coarsen_km > 0:
@@ -65,6 +71,21 @@ def as_written(rows: pa.Table, stamp: Stamp) -> pa.Table:
     for name, column in constants.items():
         placed = placed.append_column(name, column)
     return placed.select(PLACE.names).cast(PLACE)
+
+
+def _reused(rows: pa.Table, stamp: Stamp) -> pa.Table:
+    """The rows whose place is known: all of an older row but who the image is and which run it came with."""
+    old = pa.Table.from_struct_array(rows[REUSED.name]) if len(rows) else pa.schema(list(REUSED.type)).empty_table()
+    own = {field.name: rows[field.name] for field in (*IDENTITY, *FATE)}
+    constants = {
+        "status": "placed",
+        "method": stamp.method,
+        "model": stamp.model,
+        "run": stamp.run,
+        "schema_version": SCHEMA_VERSION,
+    }
+    own |= {name: pa.array([value] * len(rows), PLACE.field(name).type) for name, value in constants.items()}
+    return pa.table({name: own[name] if name in own else old[name] for name in PLACE.names}).cast(PLACE)
 
 
 def parquet(rows: pa.Table) -> bytes:

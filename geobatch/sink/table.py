@@ -7,7 +7,7 @@ the same rows after a finished run over a fresh output, but not in general.
 Rows of objects that are no longer in the archive stay in the table; `deleted/*.parquet`, which the record names, says which
 objects those are and since when (`geobatch.sink.held`). A reader keeps their rows, leaves them out, or has them marked.
 
-Reading streams: small parts are fetched whole, many at once; parts that compaction made (above `_LARGE` bytes) are read one
+Reading streams: small parts are fetched whole, many at once; parts that compaction made (above `LARGE` bytes) are read one
 row group at a time and only the columns asked for, so that the names in a compacted table of ten million rows cost a tenth
 of its bytes. In memory are the parts in flight, or one row group.
 """
@@ -35,7 +35,7 @@ from geobatch.sink.keys import Gathered, digests, matches
 from geobatch.store import Store, StoreConfig, join
 
 #: Bytes above which a part is read by columns and row groups.
-_LARGE = 8 << 20
+LARGE = 8 << 20
 #: Positions above which a part's superseded rows are written as a bitmap: a list of them costs 8 bytes a row.
 _LISTED = 4096
 
@@ -105,7 +105,7 @@ class Snapshot:
     def pieces(self, store: Store, columns: list[str] | None = None, only: set[int] | None = None) -> Iterator[Piece]:
         """As `tables`, with where the rows lie; `only` names the parts that are read, by their index."""
         wanted = [(index, part) for index, part in enumerate(self.parts) if only is None or index in only]
-        for large, run in groupby(wanted, key=lambda each: int(each[1].get("bytes", 0)) > _LARGE):
+        for large, run in groupby(wanted, key=lambda each: int(each[1].get("bytes", 0)) > LARGE):
             for index, start, table in self._large(store, run, columns) if large else self._small(store, run, columns):
                 piece = Piece(index, np.arange(start, start + len(table)), table)
                 gone = removed(self.parts[index])

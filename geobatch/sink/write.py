@@ -92,6 +92,7 @@ class Write:
             "read": len(rows),
             "placed": len(rows) - reasons.total(),
             "rejected": reasons.total(),
+            "reused": len(rows) - rows["reused_from"].null_count if "reused_from" in rows.column_names else 0,
             "reasons": dict(sorted(reasons.items())),
             "bytes": sum(size or 0 for size in rows["size"].to_pylist()),
             "seconds": {stage: round(seconds, 4) for stage, seconds in (*piece.seconds, ("Write", spent))},

@@ -38,7 +38,7 @@ def test_what_a_method_says_of_texts_and_tiles_is_kept_and_null_where_none_does(
     for field, values in zip(SAID, (["by the river", None], [0.5, None]), strict=True):
         rows = rows.append_column(field, pa.array(values, field.type))
     said = as_written(rows, STAMP)
-    assert said.schema.equals(PLACE) and said["schema_version"].to_pylist() == [3, 3]
+    assert said.schema.equals(PLACE) and said["schema_version"].to_pylist() == [4, 4]
     assert said["text"].to_pylist() == ["by the river", None] and said["footprint_km"].to_pylist() == [0.5, None]
 
 
