@@ -60,8 +60,6 @@ class Read:
                 pieces = read_shard(self.store, manifest, self.archive, done, seen=partial(self._seen, task["parts"]))
             piece = next(pieces, None)
             if piece is None:
-                if self.gate is not None:
-                    self.gate.ask("over", task["shard"], ordinal)
                 return
             yield Slice(
                 shard=task["shard"],

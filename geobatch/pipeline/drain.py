@@ -1,10 +1,10 @@
 """How a pass over the archive is ended in order.
 
-A thread asks the watches every `POLL` seconds whether it is enough. Once it is, the gate before the readers is closed: what
-was handed out comes through and is committed, the rest is never read. When the last of it is in, the pass is broken off; the
-thousands of tasks that have nothing to say any more are not waited for, nor a node that was asked for and never came. So the
-end takes as long as the slices under way, and never longer than `PATIENCE`: on a cluster that lost its nodes it would be for
-ever. What a slice would have been that is dropped then is read again by the next run, like everything else that was left.
+A thread asks the watches every `POLL` seconds whether it is enough. Once it is, the gate behind the readers is closed: slices
+that the first stage has begun come through and are committed, the rest is never begun. When the last of them is in, the pass is
+broken off; the thousands of tasks that have nothing to say any more are not waited for, nor a node that was asked for and never
+came. So the end takes as long as the slices under way, and never longer than `PATIENCE`: on a cluster that lost its nodes it
+would be for ever. What is dropped then is read again by the next run, like everything else that was left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POLL, PATIENCE = 1.0, 1800.0
 
 
 def gate_of(run: str) -> Service:
-    """The gate before the readers of one pass; `run` tells it from those of others on the cluster."""
+    """The gate behind the readers of one pass; `run` tells it from those of others on the cluster."""
     return Service(f"gate-{run}", Gate, [{}])
 
 
@@ -35,7 +35,7 @@ class Drain:
 
     Args:
         watching: is asked.
-        gate: stands before the readers.
+        gate: stands behind the readers.
         poll, patience: seconds, see above.
     """
 
@@ -98,13 +98,16 @@ class Drain:
         self._break_off()
 
     def _through(self) -> bool:
-        """Whether all that was handed out is committed. A gate that does not answer is asked again."""
+        """Whether all that was begun is committed. A gate that does not answer is asked again."""
         try:
-            (out,) = self.gate.ask("close", deadline=60.0)
+            (begun,) = self.gate.ask("close", deadline=60.0)
         except GeobatchError:
             return False
-        return all(self._committed[shard] >= slices for shard, slices in out.items())
+        return all(self._committed[shard] >= slices for shard, slices in begun.items())
 
     def _break_off(self) -> None:
-        if self._cut is not None and not self._left.is_set():
-            self._cut()
+        """Again and again until the pass is left: it may still be starting."""
+        while not self._left.is_set():
+            if self._cut is not None:
+                self._cut()
+            self._left.wait(self.poll)

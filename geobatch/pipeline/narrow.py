@@ -168,7 +168,7 @@ class Guard:
 
     def __call__(self, stage: Callable[[pa.Table], pa.Table], piece: Slice) -> pa.Table | None:
         """The stage's rows; None where the run is ending and the slice was not begun."""
-        if self.gate is not None and not self.gate.ask("starts", piece.shard, piece.number)[0]:
+        if self.gate is not None and not self.gate.ask("begins", piece.shard, piece.number)[0]:
             return None
         key = (self.name, piece.shard, piece.number)
         ((ranges, condemned),) = self.ledger.ask("begin", key, len(piece.rows))
