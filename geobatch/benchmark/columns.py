@@ -5,6 +5,9 @@ titles are guessed from a list; values never are. Files are read in a stream and
 on the way: OSV-5M's 4.9 million rows of 31 columns become 0.2 GB. What Arrow's CSV reader does not read as the csv module
 does (rows of too many or too few cells, numbers written oddly) is read again row by row, so that the answer, or the complaint
 with its row number, is the same for every file; a test compares both.
+
+Files that were written for people end in more than data: a header again where two files were joined, or a blank line, a second
+header and a row of means. Such lines are left out, and a note says so; anything else that is no number is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ LONGITUDE_NAMES = (
     *("true_lon", "true_longitude"),
 )
 
-_WANTED: tuple[tuple[tuple[str, ...], str], ...] = (
+#: By column the titles that it may have, and what it is.
+Wanted = tuple[tuple[tuple[str, ...], str], ...]
+TRUTH: Wanted = (
     (IMAGE_NAMES, "an image id"),
     (LATITUDE_NAMES, "a latitude"),
     (LONGITUDE_NAMES, "a longitude"),
@@ -46,6 +51,10 @@ _WANTED: tuple[tuple[tuple[str, ...], str], ...] = (
 _NOTHING = ("", "nan", "null", "none", "na")
 #: What Arrow is to read as no number; other spellings of these it does not read, and the slow way does.
 _NULLS = [spelt for word in _NOTHING for spelt in {word, word.upper(), word.title(), "NaN" if word == "nan" else word}]
+#: Lines that a second table at a file's end may have, its header among them.
+_SUMMARY = 5
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?")
+_FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 #: Bytes of a file's begin in which its titles are looked for, and of a block that is parsed at once.
 _HEAD, _BLOCK = 1 << 16, 8 << 20
 
@@ -56,13 +65,15 @@ class Columns(NamedTuple):
     image_id: pa.LargeStringArray
     latitude: Floats
     longitude: Floats
+    notes: tuple[str, ...] = ()
+    """What of the file was left out, a line each."""
 
 
 class _Odd(Exception):
     """A file that is to be read row by row."""
 
 
-def streamed(file: BinaryIO, name: str) -> Columns | None:
+def streamed(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns | None:
     """The columns of a CSV, read once and forwards; None if it must be read by `from_csv`.
 
     Raises:
@@ -78,7 +89,7 @@ def streamed(file: BinaryIO, name: str) -> Columns | None:
         return None
     delimiter = _delimiter(line)
     titles = [_plain(title) for title in line.split(delimiter)]
-    chosen = _chosen(titles, name)
+    chosen = _chosen(titles, name, wanted)
     if len(set(chosen)) < 3:
         return None
     try:
@@ -87,7 +98,7 @@ def streamed(file: BinaryIO, name: str) -> Columns | None:
         return None
 
 
-def from_csv(data: bytes, name: str) -> Columns:
+def from_csv(data: bytes, name: str, wanted: Wanted = TRUTH) -> Columns:
     """The columns of a CSV, row by row.
 
     Raises:
@@ -100,18 +111,43 @@ def from_csv(data: bytes, name: str) -> Columns:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text[: text.find("\n")] if "\n" in text else text))
     try:
         header = next(rows, [])
-        lines = [row for row in rows if any(cell.strip() for cell in row)]
+        lines, notes = _data(header, list(rows), name)
     except csv.Error as error:
         raise UserError(f"{name} is no CSV ({error}); save it as a UTF-8 CSV with a header") from error
     for number, row in enumerate(lines, 1):
         if len(row) < len(header):
             raise UserError(f"row {number} of {name} has {len(row)} of {len(header)} columns; complete or drop it")
     titles = [_plain(title) for title in header]
-    ids, latitude, longitude = ([row[at] for row in lines] for at in _chosen(titles, name))
-    return _columns(ids, latitude, longitude, name)
+    ids, latitude, longitude = ([row[at] for row in lines] for at in _chosen(titles, name, wanted))
+    return _columns(ids, latitude, longitude, name)._replace(notes=notes)
 
 
-def from_parquet(file: BinaryIO, name: str) -> Columns:
+def _data(header: list[str], rows: list[list[str]], name: str) -> tuple[list[list[str]], tuple[str, ...]]:
+    """The rows without repeated headers and without a second table of a few lines at the end, and what was left out."""
+    notes = []
+    blank = [not any(cell.strip() for cell in row) for row in rows]
+    last = max((at for at in range(len(rows) - 1) if blank[at] and not blank[at + 1]), default=-1)
+    tail = [row for row, empty in zip(rows[last + 1 :], blank[last + 1 :], strict=True) if not empty]
+    if last >= 0 and 2 <= len(tail) <= _SUMMARY and _titles(tail[0]):
+        notes.append(f"{name} ends in another table of {len(tail)} lines, from {tail[0][0].strip()[:40]!r} on; it is left out")
+        rows, blank = rows[:last], blank[:last]
+    rows = [row for row, empty in zip(rows, blank, strict=True) if not empty]
+    plain = [cell.strip() for cell in header]
+    once = [row for row in rows if [cell.strip() for cell in row] != plain]
+    if len(once) < len(rows):
+        notes.append(f"{name} repeats its header {len(rows) - len(once)} times; those lines are left out")
+    return once, tuple(notes)
+
+
+def _titles(row: list[str]) -> bool:
+    """Whether a row is words only, three at least, none of them a number, nothing or a file's name."""
+    cells = [cell.strip() for cell in row]
+    return len(cells) >= 3 and not any(
+        cell.lower() in _NOTHING or _NUMBER.fullmatch(cell) or _FILE.search(cell) for cell in cells
+    )
+
+
+def from_parquet(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns:
     """The columns of a Parquet file, which must be seekable.
 
     Raises:
@@ -120,7 +156,7 @@ def from_parquet(file: BinaryIO, name: str) -> Columns:
     try:
         table = pq.ParquetFile(file)
         titles = table.schema_arrow.names
-        chosen = [titles[at] for at in _chosen([_plain(title) for title in titles], name)]
+        chosen = [titles[at] for at in _chosen([_plain(title) for title in titles], name, wanted)]
         found = table.read(columns=[*dict.fromkeys(chosen)], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name} is a damaged Parquet file ({error}); write it again") from error
@@ -187,8 +223,8 @@ def _delimiter(line: str) -> str:
 
 
 def _columns(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
-    degrees = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
-    return Columns(pa.array(ids, pa.large_string()), *degrees)
+    north, east = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
+    return Columns(pa.array(ids, pa.large_string()), north, east)
 
 
 def _floats(column: pa.Array) -> Floats:
@@ -199,10 +235,10 @@ def _plain(title: str) -> str:
     return re.sub(r"[\s-]+", "_", title.strip().lower())
 
 
-def _chosen(titles: list[str], name: str) -> list[int]:
+def _chosen(titles: list[str], name: str, wanted: Wanted) -> list[int]:
     """Where the three columns stand; the last of those that are called alike."""
     chosen = []
-    for names, what in _WANTED:
+    for names, what in wanted:
         title = next((one for one in names if one in titles), None)
         if title is None:
             raise UserError(f"{name} has no column for {what}; name one {names[0]!r}")

@@ -13,27 +13,35 @@ Rows without truth are counted, not judged, and so are places in the truth whose
 hold, unless `count_missing` makes them wrong as well, as a published benchmark wants where images could not
 be had.
 
-The distance to the photographs' own GPS is reported beside all that, whatever the truth is.
+The distance to the photographs' own GPS is reported beside all that, whatever the truth is. What else is known (`Beside`: other
+systems, other seeds, the gallery, a gazetteer) goes into comparisons and analyses.
 
-Not covered: tables of some millions of judged images, whose lists pass Arrow's 2 GiB of text; a selector that
-needs more than the table holds, such as the likeness to gallery images. `others` takes whole tables located
-in another way and judges them over the same images.
+Lists of candidates and neighbours are read once and forgotten (`lists`): a million rows of 30 and 15 take 1.2 GB at most, most
+of it names.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from geobatch.benchmark.against import PARTS, Comparison, compare, places_of, right
+from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
+from geobatch.benchmark.analyses.case import Gallery
+from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, SCORE
 from geobatch.benchmark.confidence import Coverage, area_coverage, radius_coverage
-from geobatch.benchmark.evaluation import CHOSEN, NEIGHBOUR, ORACLE, SCORE, Evaluation
-from geobatch.benchmark.metrics import Bootstrap, Calibration, Figures, Interval, calibration, figures, paired_difference
-from geobatch.benchmark.named import mark_of, rows_of
+from geobatch.benchmark.evaluation import Evaluation
+from geobatch.benchmark.intervals import Bootstrap, Interval, paired_difference, share_interval
+from geobatch.benchmark.lists import Chooser, Lists, Reading
+from geobatch.benchmark.metrics import Calibration, Figures, calibration, figures
+from geobatch.benchmark.named import rows_of
+from geobatch.benchmark.places import Places, numbers
+from geobatch.benchmark.regions import Regions, Where
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
@@ -41,154 +49,185 @@ from geobatch.schema import CONFIDENCE, RADII_KM, probability_column
 
 Floats = NDArray[np.float64]
 
+_DOUBTS = tuple(field.name for field in CONFIDENCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is known beside a table and its truth.
+
+    Attributes:
+        choosers: other ways to choose among the table's candidates, by the name of their line.
+        others: further tables of the same images, by the name of their line.
+        against: tables of other systems, by name: compared image by image.
+        seeds: tables of the same system with other seeds, by name.
+        regions: a gazetteer.
+        gallery: places of the images that were retrieved from.
+        cover: land cover: names, and which of them places in degrees have.
+    """
+
+    choosers: Mapping[str, Chooser] = field(default_factory=dict)
+    others: Mapping[str, pa.Table] = field(default_factory=dict)
+    against: Mapping[str, pa.Table] = field(default_factory=dict)
+    seeds: Mapping[str, pa.Table] = field(default_factory=dict)
+    regions: Regions | None = None
+    gallery: Gallery | None = None
+    cover: tuple[Sequence[str], Callable[[Floats, Floats], NDArray[np.int64]]] | None = None
+
 
 def evaluate(
-    places: pa.Table,
+    places: pa.Table | Places,
     truth: Truth,
     *,
-    others: Mapping[str, pa.Table] | None = None,
+    beside: Beside | None = None,
     count_missing: bool = False,
     pool_neighbours: int = 5,
     bootstrap: Bootstrap | None = None,
+    analyses: Sequence[Analysis] = ALL,
 ) -> Evaluation:
     """Judges a table of `geobatch.schema.PLACE`.
 
     Args:
         places: the table, in any order; `candidates`, `neighbours` and probabilities may be null.
         truth: where the images were taken.
-        others: further tables of the same images, by the name of their line.
+        beside: what else is known.
         count_missing: whether an image of the truth that the table does not hold is wrong (otherwise left out).
         pool_neighbours: how many of the first neighbours a choice may answer with, for the oracle of the pool.
         bootstrap: how intervals are drawn.
+        analyses: which are made.
 
     Raises:
         UserError: no image of the table is in the truth, or an image stands in a table twice.
     """
-    ids = _unique_ids(places, "the table")
+    whole, also, how = places if isinstance(places, Places) else Places.of(places), beside or Beside(), bootstrap or Bootstrap()
+    judged = _judged(whole, truth, count_missing)
+    where = None if also.regions is None else also.regions.of(judged.true_latitude, judged.true_longitude)
+    guessed = None if also.regions is None else also.regions.of(judged.latitude, judged.longitude)
+    lists = _read(whole, judged, also, where, pool_neighbours)
+    distances = {CHOSEN: judged.km, **lists.ordered()}
+    for name, table in also.others.items():
+        distances[name] = judged.distance(*places_of(table, name, truth, judged.image_ids, judged.true_rows))
+    case = Case(
+        latitude=judged.latitude,
+        longitude=judged.longitude,
+        true_latitude=judged.true_latitude,
+        true_longitude=judged.true_longitude,
+        distances=distances,
+        lists=lists,
+        calibration=judged.calibrations(),
+        bootstrap=how,
+        regions=also.regions,
+        where=where,
+        guessed=guessed,
+        gallery=also.gallery,
+        cover=None if also.cover is None else (also.cover[0], also.cover[1](judged.true_latitude, judged.true_longitude)),
+        seeds={name: places_of(table, name, truth, judged.image_ids, judged.true_rows) for name, table in also.seeds.items()},
+    )
+    findings, unmade = analysed(case, analyses)
+    neighbour, held = distances.get(NEIGHBOUR), whole.held
+    reasons = pc.value_counts(held["reason"].drop_null()).to_pylist()
+    return Evaluation(
+        truth=truth.name,
+        images=len(judged.rows),
+        placed=int(pc.sum(pc.equal(held["status"], "placed")).as_py() or 0),
+        rejected={one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])},
+        without_truth=len(held) - judged.known,
+        missing=judged.missing,
+        choices={name: figures(distance, bootstrap=how) for name, distance in distances.items()},
+        regions={} if where is None or guessed is None else _regions(where, guessed, how),
+        against_neighbour={} if neighbour is None else _paired(judged.km, neighbour, how),
+        against_score=_against_score(distances, how),
+        against=_against(judged, truth, also, where, guessed, how),
+        calibration=case.calibration,
+        coverage=judged.coverages(how),
+        chosen_by=judged.counts("chosen_by"),
+        fallbacks=judged.counts("fallback"),
+        exif=_exif_figures(held, how),
+        findings=findings,
+        unmade=unmade,
+        failed=judged.failed(),
+        notes=truth.notes,
+        distances=distances,
+        rows=judged.rows,
+        image_ids=judged.image_ids,
+        latitude=judged.latitude,
+        longitude=judged.longitude,
+        true_latitude=judged.true_latitude,
+        true_longitude=judged.true_longitude,
+    )
+
+
+def _judged(places: Places, truth: Truth, count_missing: bool) -> _Judged:
+    ids = places.ids("the table")
     found = rows_of(truth, ids)
     rows, true_rows = np.flatnonzero(found >= 0), found[found >= 0]
     if not rows.size:
         raise UserError(f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth "
                         f"{list(truth.image_id[:1])}); give the truth of these images")  # fmt: skip
-    absent = np.setdiff1d(np.arange(len(truth.image_id)), true_rows)
+    absent = np.ones(len(truth.image_id), bool)
+    absent[true_rows] = False
+    missing, known = np.flatnonzero(absent), int(rows.size)
     if count_missing:
-        rows, true_rows = np.append(rows, np.full(absent.size, -1)), np.append(true_rows, absent)
-    judged = _Judged(places, rows, truth.latitude[true_rows], truth.longitude[true_rows])
-    distances = judged.choices(pool_neighbours)
-    for name, table in (others or {}).items():
-        marks = [mark_of(ids[row]) if row >= 0 else "" for row in rows.tolist()]
-        distances[name] = _other(table, name, list(zip(true_rows.tolist(), marks, strict=True)), judged, truth)
-    chosen, neighbour = distances[CHOSEN], distances.get(NEIGHBOUR)
-    reasons = pc.value_counts(places["reason"].drop_null()).to_pylist()
-    return Evaluation(
-        truth=truth.name,
-        images=rows.size,
-        placed=int(pc.sum(pc.equal(places["status"], "placed")).as_py() or 0),
-        rejected={one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])},
-        without_truth=len(ids) - int(np.sum(found >= 0)),
-        missing=absent.size,
-        choices={name: figures(distance, bootstrap=bootstrap) for name, distance in distances.items()},
-        against_neighbour={} if neighbour is None else _paired(chosen, neighbour, bootstrap),
-        against_score=_against_score(distances, bootstrap),
-        calibration=judged.calibrations(chosen),
-        coverage=judged.coverages(chosen, bootstrap),
-        chosen_by=judged.counts("chosen_by"),
-        fallbacks=judged.counts("fallback"),
-        exif=_exif_figures(places, bootstrap),
-        distances=distances,
-        rows=rows,
-        latitude=judged.column("latitude"),
-        longitude=judged.column("longitude"),
-        true_latitude=judged.latitude,
-        true_longitude=judged.longitude,
-    )
-
-
-def _against_score(distances: Mapping[str, Floats], bootstrap: Bootstrap | None) -> dict[str, dict[int, Interval]]:
-    """Of every choice that knows no truth, by how much it is within each radius more often than the log-probability's."""
-    return {
-        name: _paired(distance, distances[SCORE], bootstrap)
-        for name, distance in distances.items()
-        if SCORE in distances and name != SCORE and not name.startswith("oracle")
-    }
-
-
-def _paired(ours: Floats, theirs: Floats, bootstrap: Bootstrap | None) -> dict[int, Interval]:
-    return {km: paired_difference(ours, theirs, km, bootstrap) for km in RADII_KM}
-
-
-_JUDGED_BY = ("latitude", "longitude", "candidates", "neighbours", *map(probability_column, RADII_KM))
-_DOUBTS = tuple(field.name for field in CONFIDENCE)
+        rows, true_rows = np.append(rows, np.full(missing.size, -1)), np.append(true_rows, missing)
+    return _Judged(places.held, ids, rows, true_rows, truth, (known, int(missing.size)))
 
 
 class _Judged:
     """The rows of a table that are judged (-1: not in it), with the true place of each."""
 
-    def __init__(self, places: pa.Table, rows: NDArray[np.intp], latitude: Floats, longitude: Floats) -> None:
-        here = pa.array(rows, pa.int64(), mask=rows < 0)
-        known = [name for name in _DOUBTS if name in places.column_names]  # a table of schema 1 has none
-        self.places = places.select([*_JUDGED_BY, *known]).take(here).combine_chunks()
-        self.latitude, self.longitude = latitude, longitude
+    def __init__(
+        self,
+        held: pa.Table,
+        ids: Sequence[str],
+        rows: NDArray[np.intp],
+        true_rows: NDArray[np.intp],
+        truth: Truth,
+        counts: tuple[int, int],
+    ) -> None:
+        self.rows, self.true_rows = rows, true_rows
+        self.known, self.missing = counts
+        self.image_ids: list[str | None] = [ids[row] if row >= 0 else None for row in rows.tolist()]
+        self._absent = [truth.image_id[row] for row in true_rows[rows < 0].tolist()]
+        self._held = held.drop_columns("image_id").take(pa.array(rows, pa.int64(), mask=rows < 0))
+        self.true_latitude, self.true_longitude = truth.latitude[true_rows], truth.longitude[true_rows]
+        self.latitude, self.longitude = self.column("latitude"), self.column("longitude")
+        self.km = self.distance(self.latitude, self.longitude)
 
     def column(self, name: str) -> Floats:
         """A column of numbers `(images,)`, NaN where null."""
-        return _numbers(self.places[name])
-
-    def choices(self, pool_neighbours: int) -> dict[str, Floats]:
-        """Distances `(images,)` by choice, those the table says nothing of left out."""
-        out = {CHOSEN: self.distance(self.column("latitude"), self.column("longitude"))}
-        images = len(self.latitude)
-        near_row, near_km, rank = self.pool("neighbours")
-        if near_row.size:
-            image = _flat(self.places["neighbours"]).field("image_id").is_valid().to_numpy(False)
-            out[NEIGHBOUR] = _best(near_row[image], near_km[image], -rank[image], images)
-            if not image.all():
-                out["place between neighbours"] = _best(near_row[~image], near_km[~image], -rank[~image], images)
-        row, km, _ = self.pool("candidates")
-        if row.size:
-            entries = _flat(self.places["candidates"])
-            sampled = pc.fill_null(pc.equal(entries.field("origin"), "sample"), False).to_numpy(False)
-            score = _numbers(entries.field("score"))
-            if np.any(sampled):
-                out[SCORE] = _best(row[sampled], km[sampled], score[sampled], images)
-                out[ORACLE] = _best(row[sampled], km[sampled], -km[sampled], images)
-        if row.size or near_row.size:
-            within_pool = rank < pool_neighbours
-            row, km = np.append(row, near_row[within_pool]), np.append(km, near_km[within_pool])
-            out["oracle of the pool"] = _best(row, km, -km, images)
-        return out
+        return numbers(self._held[name])
 
     def distance(self, latitude: Floats, longitude: Floats) -> Floats:
         """Kilometres `(images,)` from the truth."""
-        return haversine_km(latitude, longitude, self.latitude, self.longitude)
+        return haversine_km(latitude, longitude, self.true_latitude, self.true_longitude)
 
-    def pool(self, name: str) -> tuple[NDArray[np.intp], Floats, NDArray[np.intp]]:
-        """Of each entry of a list column: its image, its kilometres from the truth, its position in the list."""
-        lists = self.places[name].combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(False).astype(np.intp)
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        entries = _flat(lists)
-        latitude, longitude = (_numbers(entries.field(axis)) for axis in ("latitude", "longitude"))
-        rank = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return row, haversine_km(latitude, longitude, self.latitude[row], self.longitude[row]), rank
+    def failed(self) -> list[tuple[str, str]]:
+        """The images without a place, and why."""
+        reasons = self._held["reason"].to_pylist()
+        absent = iter(self._absent)
+        out = []
+        for at in np.flatnonzero(np.isnan(self.km)).tolist():
+            name = self.image_ids[at]
+            out.append((next(absent), "not in the table") if name is None else (name, reasons[at] or "no place"))
+        return out
 
-    def calibrations(self, chosen_km: Floats) -> list[Calibration]:
+    def calibrations(self) -> list[Calibration]:
         """Of each probability column that says anything."""
-        found = [calibration(self.column(probability_column(km)), chosen_km, km) for km in RADII_KM]
+        found = [calibration(self.column(probability_column(km)), self.km, km) for km in RADII_KM]
         return [one for one in found if one.images]
 
-    def coverages(self, chosen_km: Floats, bootstrap: Bootstrap | None) -> list[Coverage]:
+    def coverages(self, bootstrap: Bootstrap) -> list[Coverage]:
         """Of the radius and of the area, where the table has them."""
-        if not {*_DOUBTS} <= {*self.places.column_names}:
+        if not {*_DOUBTS} <= {*self._held.column_names}:
             return []
         found = [
-            radius_coverage(self.column("radius_90_km"), chosen_km, bootstrap=bootstrap),
+            radius_coverage(self.column("radius_90_km"), self.km, bootstrap=bootstrap),
             area_coverage(
-                self.places["area"],
+                self._held["area"],
                 self.column("area_probability"),
-                self.latitude,
-                self.longitude,
-                ~np.isnan(chosen_km),
+                self.true_latitude,
+                self.true_longitude,
+                ~np.isnan(self.km),
                 bootstrap,
             ),
         ]
@@ -196,51 +235,65 @@ class _Judged:
 
     def counts(self, name: str) -> dict[str, int]:
         """Rows by the words of a column, the most frequent first; null is not counted."""
-        if name not in self.places.column_names:
+        if name not in self._held.column_names:
             return {}
-        counted = pc.value_counts(self.places[name].drop_null()).to_pylist()
+        counted = pc.value_counts(self._held[name].drop_null()).to_pylist()
         return {one["values"]: one["counts"] for one in sorted(counted, key=lambda one: (-one["counts"], one["values"]))}
 
 
-def _numbers(column: pa.Array | pa.ChunkedArray) -> Floats:
-    return np.asarray(pc.fill_null(column.cast(pa.float64()), math.nan).to_numpy(zero_copy_only=False))
+def _read(places: Places, judged: _Judged, also: Beside, where: Where | None, pool_neighbours: int) -> Lists:
+    """One pass over the lists of the judged rows, which rise, but for the missing ones behind them."""
+    reading = Reading(
+        judged.true_latitude,
+        judged.true_longitude,
+        pool_neighbours=pool_neighbours,
+        choosers=also.choosers,
+        regions=also.regions,
+        where=where,
+    )
+    here = judged.rows[judged.rows >= 0]
+    for first, table in places.batches():
+        low, high = np.searchsorted(here, [first, first + len(table)])
+        if high > low:
+            reading.take(table.take(pa.array(here[low:high] - first)), np.arange(low, high))
+    return reading.found
 
 
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.StructArray:
-    flat = pc.list_flatten(column)
-    return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-
-
-def _best(row: NDArray[np.intp], km: Floats, score: Floats | NDArray[np.intp], images: int) -> Floats:
-    """Kilometres `(images,)` of the entry of largest score in each row, NaN where it has none."""
-    out = np.full(images, np.nan)
-    if row.size:
-        order = np.lexsort((np.where(np.isnan(score), -np.inf, score), row))
-        last = order[np.append(np.flatnonzero(np.diff(row[order])), row.size - 1)]
-        out[row[last]] = km[last]
+def _against(
+    judged: _Judged, truth: Truth, also: Beside, where: Where | None, guessed: Where | None, how: Bootstrap
+) -> dict[str, Comparison]:
+    out = {}
+    for name, table in also.against.items():
+        theirs = places_of(table, name, truth, judged.image_ids, judged.true_rows)
+        regions = None
+        if also.regions is not None and where is not None and guessed is not None:
+            regions = (where, guessed, also.regions.of(*theirs))
+        out[name] = compare(judged.km, judged.distance(*theirs), how, regions)
     return out
 
 
-def _unique_ids(places: pa.Table, name: str) -> list[str]:
-    ids: list[str] = places["image_id"].to_pylist()
-    if len(set(ids)) != len(ids):
-        raise UserError(f"{name} holds an image twice; read it with geobatch.sink.read")
-    return ids
+def _regions(where: Where, guessed: Where, how: Bootstrap) -> dict[str, Interval]:
+    hits = {part: right(where, guessed, part) for part in PARTS}
+    return {part: share_interval(float(hit.mean()), hit.size, how) for part, hit in hits.items()}
 
 
-def _other(table: pa.Table, name: str, true_rows: Sequence[tuple[int, str]], judged: _Judged, truth: Truth) -> Floats:
-    """Distances `(images,)` of another table's places over the images that are judged, known by row of the truth and mark."""
-    ids = _unique_ids(table, name)
-    row_of = {(at, mark_of(ids[row])): row for row, at in enumerate(rows_of(truth, ids).tolist()) if at >= 0}
-    rows = np.array([row_of.get(one, -1) for one in true_rows], np.intp)
-    theirs = _Judged(table, rows, judged.latitude, judged.longitude)
-    return theirs.distance(theirs.column("latitude"), theirs.column("longitude"))
+def _against_score(distances: Mapping[str, Floats], how: Bootstrap) -> dict[str, dict[int, Interval]]:
+    """Of every choice that knows no truth, by how much it is within each radius more often than the log-probability's."""
+    return {
+        name: _paired(distance, distances[SCORE], how)
+        for name, distance in distances.items()
+        if SCORE in distances and name != SCORE and not name.startswith("oracle")
+    }
 
 
-def _exif_figures(places: pa.Table, bootstrap: Bootstrap | None) -> Figures | None:
-    latitude, longitude = _numbers(places["exif_latitude"]), _numbers(places["exif_longitude"])
+def _paired(ours: Floats, theirs: Floats, how: Bootstrap) -> dict[int, Interval]:
+    return {km: paired_difference(ours, theirs, km, how) for km in RADII_KM}
+
+
+def _exif_figures(held: pa.Table, how: Bootstrap) -> Figures | None:
+    latitude, longitude = numbers(held["exif_latitude"]), numbers(held["exif_longitude"])
     known = ~(np.isnan(latitude) | np.isnan(longitude))
     if not np.any(known):
         return None
-    km = haversine_km(_numbers(places["latitude"]), _numbers(places["longitude"]), latitude, longitude)
-    return figures(km[known], bootstrap=bootstrap)
+    km = haversine_km(numbers(held["latitude"]), numbers(held["longitude"]), latitude, longitude)
+    return figures(km[known], bootstrap=how)

@@ -1,30 +1,56 @@
-"""What an evaluation found: figures by choice, intervals, calibration, as text and as plain numbers.
+"""What an evaluation found: figures by choice, intervals, comparisons, analyses, as text and as plain numbers.
 
-One object holds both what is printed and, per image, what plots are drawn from. The dict is what
-`figures.json` holds.
+One object holds both what is printed (`telling`) and, per image, what plots are drawn from. `as_dict` is `evaluation.json`:
+
+    version                   2; raised when a key changes its meaning or goes
+    truth, images             where the truth is from; how many images were judged
+    placed, rejected          rows of the whole table with a place, and without one by reason
+    without_truth, missing    rows whose true place is not known; true places whose image the table does not hold
+    notes                     what of the truth was read otherwise than it says, a line each
+    choices                   by choice: images, placed, shares by radius, median_km, mean_km, and median, mean and geoscore
+                              with their intervals
+    regions                   share placed in the right country, region and city
+    against_neighbour         the chosen places' shares less the first neighbours', by radius
+    against_log_probability   each choice's shares less the likeliest draw's, by radius
+    gap_closed                share of the gap from the likeliest draw to the oracle that each choice closes, by radius
+    against                   by another system's name: paired differences, wins and losses, and a sentence (`against`)
+    calibration, coverage     of probabilities by radius; of the radius and the area that are to hold the truth
+    chosen_by, fallbacks      judged images by selector, and why it was not the one asked for
+    exif                      the same figures by the photographs' own GPS; null without any
+    failed                    count, by_reason, and the first 1,000 images with their reasons
+    benchmark, published      the benchmark that was named, or null; what others published on it, marked as such
+    analyses                  a list: name, title, sentence, figures, rows (`analyses`)
+    unmade                    by analysis, why there is none
+    sentences                 by figure above, one sentence that says what it shows
+
+Shares and other figures with an interval are {"value", "low", "high"}; what has no value is null.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geobatch.benchmark import published, sentences, telling
+from geobatch.benchmark.against import Comparison
+from geobatch.benchmark.analyses.case import Finding
+from geobatch.benchmark.choices import ORACLE, SCORE
 from geobatch.benchmark.confidence import Coverage
-from geobatch.benchmark.metrics import Calibration, Figures, Interval
+from geobatch.benchmark.intervals import Interval
+from geobatch.benchmark.metrics import Calibration, Figures
 from geobatch.schema import RADII_KM
 
 Floats = NDArray[np.float64]
 
-#: Names of choices that other code looks up.
-CHOSEN = "chosen"
-NEIGHBOUR = "nearest neighbour"
-SCORE = "log-probability"
-ORACLE = "oracle of the samples"
+#: Of the form of `as_dict`.
+VERSION = 2
+#: Failed images that it names.
+LISTED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +70,14 @@ class Evaluation:
     """True places whose image is not in the table."""
     choices: dict[str, Figures]
     """Figures of each way to choose, the chosen places first."""
+    regions: dict[str, Interval]
+    """Share of the chosen places in the right country, region and city; empty without a gazetteer."""
     against_neighbour: dict[int, Interval]
     """The chosen places' share less the nearest neighbour's, by radius."""
     against_score: dict[str, dict[int, Interval]]
     """Each choice's share less the log-probability's, by radius; empty where the table has no samples."""
+    against: dict[str, Comparison]
+    """Of other systems by name."""
     calibration: list[Calibration]
     """Of the probability columns, by radius; empty where the table has none."""
     coverage: list[Coverage]
@@ -58,10 +88,22 @@ class Evaluation:
     """Judged images whose place another selector chose than the one asked for, by why."""
     exif: Figures | None
     """Distance from the chosen place to the photograph's own GPS; None where no image has one."""
+    findings: list[Finding]
+    """What the analyses found."""
+    unmade: dict[str, str]
+    """Why an analysis found nothing, by its name."""
+    failed: list[tuple[str, str]] = field(repr=False)
+    """Judged images without a place and why, each counted as wrong."""
+    notes: tuple[str, ...] = ()
+    """What of the truth was read otherwise than it says."""
+    benchmark: str | None = None
+    """The benchmark that was named (`published`)."""
     distances: dict[str, Floats] = field(repr=False)
     """Kilometres from the truth `(images,)` by choice, NaN where it offers no place: what plots are drawn from."""
     rows: NDArray[np.intp] = field(repr=False)
     """Row of the table of each judged image `(images,)`, -1 where it is missing there."""
+    image_ids: list[str | None] = field(repr=False)
+    """Of the judged images `(images,)`, None where the table does not hold it."""
     latitude: Floats = field(repr=False)
     """Of the chosen places `(images,)`, NaN where there is none."""
     longitude: Floats = field(repr=False)
@@ -88,70 +130,48 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Every figure as plain numbers, None in place of NaN; nothing per image."""
         plain = {
+            "version": VERSION,
             "truth": self.truth,
             "images": self.images,
             "placed": self.placed,
             "rejected": self.rejected,
             "without_truth": self.without_truth,
             "missing": self.missing,
+            "notes": self.notes,
             "choices": {name: _figures_dict(one) for name, one in self.choices.items()},
+            "regions": {part: asdict(one) for part, one in self.regions.items()},
             "against_neighbour": {f"{km}km": asdict(one) for km, one in self.against_neighbour.items()},
             "against_log_probability": {
                 name: {f"{km}km": asdict(one) for km, one in by.items()} for name, by in self.against_score.items()
             },
             "gap_closed": {name: {f"{km}km": one for km, one in by.items()} for name, by in self.gap_closed().items()},
+            "against": {name: one.as_dict(name) for name, one in self.against.items()},
             "calibration": [asdict(one) for one in self.calibration],
             "coverage": [asdict(one) for one in self.coverage],
             "chosen_by": self.chosen_by,
             "fallbacks": self.fallbacks,
             "exif": _figures_dict(self.exif) if self.exif else None,
+            "failed": {
+                "count": len(self.failed),
+                "by_reason": dict(Counter(reason for _, reason in self.failed).most_common()),
+                "images": [{"image_id": name, "reason": reason} for name, reason in self.failed[:LISTED]],
+            },
+            "benchmark": self.benchmark,
+            "published": [
+                {**asdict(one), "published": True, "columns": published.COLUMNS[self.benchmark]}
+                for one in published.PUBLISHED[self.benchmark]
+            ]
+            if self.benchmark
+            else [],
+            "analyses": [one.as_dict() for one in self.findings],
+            "unmade": self.unmade,
+            "sentences": sentences.of(self),
         }
         return _without_nan(plain)
 
     def as_text(self) -> str:
-        """The same for a person, some 20 lines of at most 100 columns."""
-        rejected = sum(self.rejected.values())
-        lines = [
-            f"{self.placed} placed, {rejected} rejected; {self.images} judged by {self.truth}"
-            f" ({self.without_truth} without truth, {self.missing} of the truth not in the table)"
-        ]
-        lines += [f"  rejected: {reason} {count}" for reason, count in self.rejected.items()]
-        lines += ["", _line("% within", [f"{km} km" for km in RADII_KM], "median km", "mean km")]
-        lines += [_figures_line(name, one) for name, one in self.choices.items()]
-        if self.exif:
-            lines.append(_figures_line(f"to EXIF ({self.exif.images})", self.exif))
-        chosen = self.choices[CHOSEN]
-        lines += ["", _line("95 % interval", [_range(one) for one in chosen.shares])]
-        if self.against_neighbour:
-            cells = [f"{100 * one.value:+.1f}" for one in self.against_neighbour.values()]
-            lines.append(_line("over neighbour", cells))
-            lines.append(_line("95 % interval", [_range(one) for one in self.against_neighbour.values()]))
-        if CHOSEN in self.against_score:
-            differences = list(self.against_score[CHOSEN].values())
-            lines.append(_line("over log-probability", [f"{100 * one.value:+.1f}" for one in differences]))
-            lines.append(_line("95 % interval", [_range(one) for one in differences]))
-            closed = self.gap_closed().get(CHOSEN, {})
-            lines.append(_line("% of gap to oracle", ["" if math.isnan(one) else _percent(one) for one in closed.values()]))
-        return "\n".join([*lines, *self._confidence()])
-
-    def _confidence(self) -> list[str]:
-        lines = []
-        if self.calibration:
-            lines += [
-                _line("stated", [_percent(one.stated) for one in self.calibration]),
-                _line("calibration err", [_percent(one.error) for one in self.calibration]),
-                _line("Brier score", [f"{one.brier:.3f}" for one in self.calibration]),
-                _line("log loss", [f"{one.log_loss:.4f}" for one in self.calibration]),
-                _line("  of best constant", [f"{one.constant_loss:.4f}" for one in self.calibration]),
-            ]
-        for one in self.coverage:
-            lines.append(
-                f"{one.name} holds {_percent(one.held.value)} % of {one.images} ({_range(one.held)}), says "
-                f"{_percent(one.stated)}; median {one.median_km:.0f} km; {one.without} without"
-            )
-        if self.chosen_by:
-            lines.append("chosen by " + ", ".join(f"{name} {count}" for name, count in self.chosen_by.items()))
-        return lines + [f"  fallback: {why} {count}" for why, count in self.fallbacks.items()]
+        """The same for a person, some 40 lines of at most 110 columns."""
+        return telling.told(self)
 
 
 def _figures_dict(one: Figures) -> dict[str, Any]:
@@ -162,6 +182,9 @@ def _figures_dict(one: Figures) -> dict[str, Any]:
         "shares": shares,
         "median_km": one.median_km,
         "mean_km": one.mean_km,
+        "median": asdict(one.median),
+        "mean": asdict(one.mean),
+        "geoscore": asdict(one.geoscore),
     }
 
 
@@ -171,20 +194,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _figures_line(name: str, one: Figures) -> str:
-    shares = [_percent(share.value) for share in one.shares]
-    return _line(name, shares, f"{one.median_km:.1f}", f"{one.mean_km:.1f}")
-
-
-def _line(name: str, cells: Sequence[str], *more: str) -> str:
-    return f"{name:22s}" + "".join(f"{cell:>13s}" for cell in cells) + "".join(f"{cell:>10s}" for cell in more)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _range(one: Interval) -> str:
-    return f"{100 * one.low:.1f}…{100 * one.high:.1f}"

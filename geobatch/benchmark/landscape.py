@@ -25,7 +25,6 @@ seasons.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from geobatch.benchmark import chart
+from geobatch.benchmark.regions import Gazetteer
 from geobatch.benchmark.world import Camera
 from geobatch.geo.distance import haversine_km
 
@@ -54,31 +54,6 @@ RIVERS = ("dry", "river", "great river")
 
 #: Mean brightness steps, in levels of 255, from which on ground is hilly and mountainous.
 _HILLY, _MOUNTAINOUS = 5.0, 14.0
-
-
-class Named(Protocol):
-    """A town that people have a name for."""
-
-    @property
-    def city(self) -> str: ...
-
-    @property
-    def state(self) -> str: ...
-
-    @property
-    def country(self) -> str: ...
-
-
-class Gazetteer(Protocol):
-    """Towns that can be asked for the nearest; `engine.geocode.Geocoder` is one."""
-
-    latitude: Floats
-    longitude: Floats
-
-    def nearest(self, latitude: Floats, longitude: Floats) -> NDArray[np.int64]:
-        """Which town each point in degrees is nearest to, (N,)."""
-
-    def __getitem__(self, index: int) -> Named: ...
 
 
 @dataclass(frozen=True)

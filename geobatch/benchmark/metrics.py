@@ -1,16 +1,12 @@
-"""The field's figures: the share of images placed within 1, 25, 200, 750 and 2500 km, with what chance does
-to them.
+"""The field's figures: the share of images placed within 1, 25, 200, 750 and 2500 km, GeoScore,
+the median and the mean, each with its interval.
 
 A distance is a great circle on a sphere of 6371 km (`geobatch.geo.distance`), a radius includes its rim, and
 an image that could not be placed (NaN) counts as wrong. Median and mean are over the placed images alone, as
 published result files have them, so read them beside the count.
 
-Intervals are percentile bootstraps over images. An image is right or wrong at a radius, so a resampled share
-is exactly a binomial draw and a resampled paired difference a multinomial one: both are drawn as such,
-without resampling anything, at the same distribution and a thousandth of the cost.
-
-Not covered: the percentile bootstrap has no width at shares of 0 and 1, and says too little for fewer than
-some 30 images.
+GeoScore is the game's: 5000·e^(−d/1492.7) points an image, as OSV-5M publishes it (Astruc et al. 2024);
+a failed image scores 0 and counts. Intervals are `intervals`'.
 """
 
 from __future__ import annotations
@@ -21,37 +17,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from geobatch.benchmark.intervals import (
+    UNKNOWN,
+    Bootstrap,
+    Interval,
+    mean_interval,
+    median_interval,
+    paired_difference,
+    share_interval,
+)
 from geobatch.geo.distance import within
 from geobatch.schema import RADII_KM
 
+__all__ = [
+    "Bin",
+    "Bootstrap",
+    "Calibration",
+    "Figures",
+    "Interval",
+    "calibration",
+    "figures",
+    "geoscore",
+    "paired_difference",
+    "share_interval",
+    "shares",
+]
+
 Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """How intervals are drawn."""
-
-    resamples: int = 10_000
-    """Resamples of the images; 10,000 settle an interval's ends to about a hundredth of its width."""
-    confidence: float = 0.95
-    """Share of the resamples between an interval's ends."""
-    seed: int = 0
-    """Seed of the resampling; the same seed gives the same interval."""
-
-    def ends(self, draws: Floats) -> tuple[float, float]:
-        """Lower and upper end of the central interval of resampled figures `(resamples,)`."""
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
-        return float(low), float(high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A figure and the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
+#: Kilometres over which a score of 5,000 falls to its e-th part.
+SCORE_KM = 1492.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +59,12 @@ class Figures:
     radii: tuple[float, ...]
     median_km: float
     mean_km: float
+    median: Interval = UNKNOWN
+    """Of the placed images' distances, km."""
+    mean: Interval = UNKNOWN
+    """Of the placed images' distances, km."""
+    geoscore: Interval = UNKNOWN
+    """Mean points of all images, 0 to 5,000."""
 
 
 def shares(distance_km: ArrayLike, radii: Sequence[float] = RADII_KM) -> Floats:
@@ -79,46 +80,23 @@ def figures(distance_km: ArrayLike, radii: Sequence[float] = RADII_KM, bootstrap
     distances = np.asarray(distance_km, np.float64)
     placed = distances[~np.isnan(distances)]
     found = shares(distances, radii)
+    median, mean = median_interval(placed, bootstrap), mean_interval(placed, bootstrap)
     return Figures(
         images=distances.size,
         placed=placed.size,
         shares=tuple(share_interval(float(share), distances.size, bootstrap) for share in found),
         radii=tuple(radii),
-        median_km=float(np.median(placed)) if placed.size else float("nan"),
-        mean_km=float(np.mean(placed)) if placed.size else float("nan"),
+        median_km=median.value,
+        mean_km=mean.value,
+        median=median,
+        mean=mean,
+        geoscore=mean_interval(geoscore(distances), bootstrap),
     )
 
 
-def share_interval(share: float, images: int, bootstrap: Bootstrap | None = None) -> Interval:
-    """Percentile bootstrap of a share of `images` images: `images` draws with replacement hold Binomial(images, share)."""
-    how = bootstrap or Bootstrap()
-    if not images:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
-    draws = np.random.default_rng(how.seed).binomial(images, min(max(share, 0.0), 1.0), how.resamples) / images
-    low, high = how.ends(draws)
-    return Interval(value=share, low=low, high=high)
-
-
-def paired_difference(ours_km: ArrayLike, theirs_km: ArrayLike, km: float, bootstrap: Bootstrap | None = None) -> Interval:
-    """Our share within `km` less theirs, over the same images in the same order, with its paired interval.
-
-    Images that both or neither got right widen no interval, which is why two runs may differ surely although
-    their own intervals overlap.
-
-    Raises:
-        ValueError: lists of different lengths.
-    """
-    ours, theirs = within(ours_km, km), within(theirs_km, km)
-    if ours.shape != theirs.shape:
-        raise ValueError(f"a paired difference needs the same images twice: {ours.shape} and {theirs.shape}")
-    if not ours.size:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"))
-    how = bootstrap or Bootstrap()
-    only_ours, only_theirs = float(np.mean(ours & ~theirs)), float(np.mean(theirs & ~ours))
-    kinds = [only_ours, only_theirs, max(0.0, 1 - only_ours - only_theirs)]
-    draws = np.random.default_rng(how.seed).multinomial(ours.size, kinds, how.resamples)
-    low, high = how.ends((draws[:, 0] - draws[:, 1]) / ours.size)
-    return Interval(value=only_ours - only_theirs, low=low, high=high)
+def geoscore(distance_km: ArrayLike) -> Floats:
+    """Points `(N,)` from 0 to 5,000 of distances `(N,)` in km; NaN, a failed image, has none: 0."""
+    return np.nan_to_num(5000 * np.exp(-np.asarray(distance_km, np.float64) / SCORE_KM), nan=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

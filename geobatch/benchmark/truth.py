@@ -1,8 +1,8 @@
 """Where images really were taken: a table of truth, read forgivingly (`columns`) and matched strictly.
 
-Values are never guessed: one published list has LAT and LON exchanged, which shows when a latitude passes 90. A number out
-of range or unreadable, an id given twice with different places, or a name that fits several images ends in one line that
-says what to do.
+Values are never guessed. One published list has LAT and LON exchanged, which shows when many latitudes pass 90 and no longitude
+does: such columns are read the other way round, and a line names it. Any other number out of range or unreadable, an id given
+twice with different places, or a name that fits several images ends in one line that says what to do.
 
 An image is looked up by its whole `image_id` first, then by
 
@@ -38,6 +38,9 @@ from geobatch.store import NotFound, Store
 
 #: Images looked up at once.
 _BLOCK = 1 << 16
+
+#: Latitudes beyond 90 that no typing error explains: so many rows, and this share of them.
+_EXCHANGED_ROWS, _EXCHANGED_SHARE = 3, 0.05
 
 
 class Names(Sequence[str]):
@@ -79,6 +82,7 @@ class Truth:
         latitude, longitude: `(N,)` degrees.
         without_place: rows of the source whose coordinates were empty.
         loose: whether a/1.jpg is b/1.jpg; not where folders say what a picture shows and many have a 1.jpg.
+        notes: what of the source was read otherwise than it says, a line each.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Truth:
     longitude: Floats
     without_place: int = 0
     loose: bool = True
+    notes: tuple[str, ...] = ()
 
     def match(self, image_ids: Sequence[str]) -> NDArray[np.intp]:
         """Rows `(M,)` of the truth that images belong to, -1 where there is none.
@@ -207,8 +212,13 @@ def truth_of(image_ids: Sequence[str], latitude: Floats, longitude: Floats, name
 
 
 def _truth(columns: Columns, name: str) -> Truth:
-    image_ids, latitude, longitude = columns
+    image_ids, latitude, longitude, notes = columns
     known = ~(np.isnan(latitude) | np.isnan(longitude))
+    if _exchanged(latitude[known], longitude[known]):
+        latitude, longitude = longitude, latitude
+        beyond = int(np.sum(np.abs(longitude[known]) > 90))
+        notes = (*notes, f"{name} has its latitudes and longitudes exchanged ({beyond} of {known.sum()} latitudes pass 90, no "
+                 "longitude does); they are read the other way round")  # fmt: skip
     wrong = known & ~valid(latitude, longitude)
     if np.any(wrong):
         row = int(np.argmax(wrong))
@@ -221,18 +231,11 @@ def _truth(columns: Columns, name: str) -> Truth:
     without = int(np.sum(~known))
     if without:
         image_ids, latitude, longitude = image_ids.filter(pa.array(known)), latitude[known], longitude[known]
-    kept = np.ones(len(image_ids), bool)
-    lookup = Lookup(image_ids)
-    for group in lookup.repeated():
-        first: dict[str, int] = {}
-        for row in group.tolist():
-            image_id = image_ids[row].as_py()
-            one = first.setdefault(image_id, row)
-            if (latitude[one], longitude[one]) != (latitude[row], longitude[row]):
-                raise UserError(f"{image_id!r} has two places in {name}; leave one")
-            kept[row] = one == row
+    kept, lookup = _first_of_each(image_ids, latitude, longitude, name)
     if kept.all():
-        truth = Truth(name=name, image_id=Names(image_ids), latitude=latitude, longitude=longitude, without_place=without)
+        truth = Truth(
+            name=name, image_id=Names(image_ids), latitude=latitude, longitude=longitude, without_place=without, notes=notes
+        )
         truth.__dict__["_whole"] = lookup  # it was made to look for repeated names
         return truth
     return Truth(
@@ -241,7 +244,35 @@ def _truth(columns: Columns, name: str) -> Truth:
         latitude=latitude[kept],
         longitude=longitude[kept],
         without_place=without,
+        notes=notes,
     )
+
+
+def _exchanged(latitude: Floats, longitude: Floats) -> bool:
+    """Whether columns `(N,)` titled latitude and longitude can only be each other's."""
+    beyond = (np.abs(latitude) > 90) & (np.abs(latitude) <= 180)
+    enough = beyond.sum() >= max(_EXCHANGED_ROWS, _EXCHANGED_SHARE * len(latitude))
+    return bool(enough and np.all(np.abs(latitude) <= 180) and np.all(np.abs(longitude) <= 90))
+
+
+def _first_of_each(
+    image_ids: pa.LargeStringArray, latitude: Floats, longitude: Floats, name: str
+) -> tuple[NDArray[np.bool_], Lookup]:
+    """Rows that no earlier one equals `(N,)`, and the lookup that it took to tell.
+
+    Raises:
+        UserError: an id with two places.
+    """
+    kept, lookup = np.ones(len(image_ids), bool), Lookup(image_ids)
+    for group in lookup.repeated():
+        first: dict[str, int] = {}
+        for row in group.tolist():
+            image_id = image_ids[row].as_py()
+            one = first.setdefault(image_id, row)
+            if (latitude[one], longitude[one]) != (latitude[row], longitude[row]):
+                raise UserError(f"{image_id!r} has two places in {name}; leave one")
+            kept[row] = one == row
+    return kept, lookup
 
 
 def truth_from_exif(places: pa.Table) -> Truth:

@@ -29,7 +29,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from geobatch.benchmark.landscape import COVERS, HEIGHTS, RELIEFS, Facts, Floats, Landscape, Named, Shares
+from geobatch.benchmark.landscape import COVERS, HEIGHTS, RELIEFS, Facts, Floats, Landscape, Shares
+from geobatch.benchmark.regions import Named
 
 SIDES = ("north", "east", "south", "west")
 CORNERS = ("north-east", "south-east", "south-west", "north-west")

@@ -49,10 +49,14 @@ class Geocoder:
         towns: what there is.
         latitude: (N,) degrees.
         longitude: (N,) degrees.
+        people: (N,) who live there; none without.
     """
 
-    def __init__(self, towns: Sequence[Town], latitude: ArrayLike, longitude: ArrayLike) -> None:
+    def __init__(
+        self, towns: Sequence[Town], latitude: ArrayLike, longitude: ArrayLike, people: ArrayLike | None = None
+    ) -> None:
         self._towns = towns
+        self.people: NDArray[np.int64] = np.zeros(len(towns), np.int64) if people is None else np.asarray(people, np.int64)
         self.latitude, self.longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
         self._tree = cKDTree(point.unit_vectors(latitude, longitude))
 
@@ -85,9 +89,10 @@ class Geocoder:
             said = [each for each in said if not people or each["population"] >= people]
             towns = [Town(each["city"], each.get("state", ""), countries.get(each["country_code"], "")) for each in said]
             places = np.array([(each["latitude"], each["longitude"]) for each in said], np.float64)
+            inhabitants = [each["population"] for each in said]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"the towns in {folder} do not read ({error}); install {_PACKAGE} again") from error
-        return cls(towns, places[:, 0], places[:, 1])
+        return cls(towns, places[:, 0], places[:, 1], inhabitants)
 
 
 def country_names(folder: Path | None = None) -> dict[str, str]:

@@ -1,31 +1,48 @@
-"""A table of places and the truth become the field's figures, a picture, and a JSON file."""
+"""A table of places and the truth become the field's figures, the analyses, a picture, and a JSON file."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.image import imread
 
-from geobatch.benchmark.evaluate import evaluate
+from geobatch.benchmark import landcover
+from geobatch.benchmark.analyses import ALL, Analysis
+from geobatch.benchmark.evaluate import Beside, evaluate
 from geobatch.benchmark.evaluation import Evaluation
-from geobatch.benchmark.metrics import Bootstrap
-from geobatch.benchmark.truth import load_truth, truth_from_exif
+from geobatch.benchmark.intervals import Bootstrap
+from geobatch.benchmark.lists import Chooser
+from geobatch.benchmark.places import HELD, LISTS, Places
+from geobatch.benchmark.predictions import is_file, load_predictions
+from geobatch.benchmark.published import PlaceBenchmark
+from geobatch.benchmark.regions import Regions
+from geobatch.benchmark.truth import Truth, load_truth, truth_from_exif
+from geobatch.engine.gallery import Gallery, load
+from geobatch.engine.geocode import Geocoder, country_names
+from geobatch.errors import UserError
 from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import Selection, Selector
 from geobatch.methods.geotoken.select import reselected
-from geobatch.pipeline.folder import local_folder
+from geobatch.pipeline.folder import CARD, beside, card, local_folder
 from geobatch.progress import say
 from geobatch.report.map import picture_of_run
 from geobatch.report.plots import picture_of_reliability
-from geobatch.sink import read
+from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig
 
 #: Selectors that a table cannot be judged by later: `evaluate` has its own line, or they need more than the table holds.
 _UNTRIED = ("log_probability", "reward", "judge")
+
+#: What is written into the output folder.
+FIGURES, FAILED = "evaluation.json", "failed.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +50,24 @@ class Evaluate:
     """Judges a table of places against truth."""
 
     places: str
-    """The --output of geolocate_bucket.py."""
+    """The --output of geolocate_bucket.py, or a CSV or Parquet file of another system's predictions."""
     truth: str | None = None
     """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions."""
     output: str | None = None
-    """Folder for `evaluation.json`, `run.png` and `reliability.png`; default: only print."""
+    """Folder for `evaluation.json`, `failed.csv`, `run.png` and `reliability.png`; default: only print."""
+    benchmark: PlaceBenchmark | None = None
+    """Published benchmark that the truth is of: others' published figures are printed, and missing images count as wrong."""
+    against: tuple[str, ...] = ()
+    """Further tables or prediction files of the same images, compared image by image."""
+    seeds: tuple[str, ...] = ()
+    """Outputs of the same job with other seeds, for how much of a place is chance."""
     model: str | None = None
-    """Folder of the model that located them: its calibration is what other selectors are tried with."""
+    """Folder of the model that located them: its calibration is what other selectors are tried with, its gallery is "
+    "analysed."""
+    gallery: str | None = None
+    """Folder of the gallery that was retrieved from; default: the model's."""
+    analyses: tuple[Analysis, ...] = ALL
+    """Which analyses are made, of those that the inputs allow."""
     selection: Selection = field(default_factory=Selection)
     """Settings with which every other selector is tried on the same candidates."""
     background: str | None = None
@@ -58,35 +86,97 @@ def evaluate_places(config: Evaluate) -> Evaluation:
     Raises:
         UserError: there is no finished table, no truth, or they do not belong together.
     """
-    places = read(config.places, store=config.store)
-    if config.truth is None:
-        truth = truth_from_exif(places)
-    else:
-        truth = load_truth(Store(config.store), config.truth)
-    others = {}
-    if pc.any(pc.is_valid(places["candidates"])).as_py():
-        fitted = None if config.model is None else Calibration.load(local_folder(Store(config.store), config.model, "model"))
-        for name in (each for each in get_args(Selector) if each not in _UNTRIED):
-            selection = replace(config.selection, selector=cast(Selector, name))
-            others[name.replace("_", " ")] = reselected(places, selection, fitted)
+    store = Store(config.store)
+    places = _places(store, config.places)
+    truth = _truth(store, config, places)
     found = evaluate(
         places,
         truth,
-        others=others,
-        count_missing=config.count_missing,
+        beside=Beside(
+            choosers=_choosers(store, config, places),
+            against={name: _held(store, name) for name in config.against},
+            seeds={name: _held(store, name) for name in config.seeds},
+            regions=Regions(Geocoder.load(), country_names()) if config.analyses else None,
+            gallery=_gallery(store, config) if config.analyses else None,
+            cover=(landcover.NAMES, landcover.cover_at) if "cover" in config.analyses and landcover.here() else None,
+        ),
+        count_missing=config.count_missing or config.benchmark is not None,
         pool_neighbours=config.selection.neighbours,
         bootstrap=Bootstrap(resamples=config.bootstrap),
+        analyses=config.analyses,
     )
+    found = replace(found, benchmark=config.benchmark)
     say(found.as_text())
     if config.output is not None:
-        _write(Path(config.output), found, config)
+        _write(Path(config.output.removeprefix("file://")), found, config)
     return found
+
+
+def _places(store: Store, uri: str) -> Places:
+    """A finished table, its lists read as they are needed, or a file of predictions.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if is_file(uri):
+        return Places.of(_predicted(store, uri))
+    table = latest(store, uri)
+    if table is None:
+        raise UserError(f"{uri} holds no finished table; run geolocate_bucket.py with this --output until it says so")
+    # Parts of older versions lack columns: they are asked for none by name.
+    held = [part.select([name for name in HELD if name in part.column_names]) for part in table.tables(store)]
+    if not held:
+        raise UserError(f"the table at {uri} has no rows; check that the archive holds images")
+    lists: Callable[[], Iterator[pa.Table]] = partial(table.tables, store, list(LISTS))
+    return Places(held=pa.concat_tables(held, promote_options="default").combine_chunks(), lists=lists)
+
+
+def _predicted(store: Store, uri: str) -> pa.Table:
+    table, notes = load_predictions(store, uri)
+    for note in notes:
+        say(note)
+    return table
+
+
+def _held(store: Store, uri: str) -> pa.Table:
+    """Names and places of another table."""
+    return _places(store, uri).held.select(["image_id", "latitude", "longitude"])
+
+
+def _truth(store: Store, config: Evaluate, places: Places) -> Truth:
+    return truth_from_exif(places.held) if config.truth is None else load_truth(store, config.truth)
+
+
+def _choosers(store: Store, config: Evaluate, places: Places) -> dict[str, Chooser]:
+    """Every other selector, tried on the table's own candidates."""
+    if not any(pc.any(pc.is_valid(table["candidates"])).as_py() for table in places.lists()):
+        return {}
+    fitted = None if config.model is None else Calibration.load(local_folder(store, config.model, "model"))
+    return {
+        name.replace("_", " "): partial(
+            reselected, selection=replace(config.selection, selector=cast(Selector, name)), calibration=fitted
+        )
+        for name in get_args(Selector)
+        if name not in _UNTRIED
+    }
+
+
+def _gallery(store: Store, config: Evaluate) -> Gallery | None:
+    """The gallery, if one is named here or by the model."""
+    named = config.gallery
+    if named is None and config.model is not None:
+        folder = local_folder(store, config.model, "model")
+        said = card(folder).get("gallery") if (folder / CARD).is_file() else None
+        named = beside(config.model, said) if isinstance(said, str) else None
+    return None if named is None else load(local_folder(store, named, "gallery"))
 
 
 def _write(folder: Path, found: Evaluation, config: Evaluate) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = found.as_dict()
-    (folder / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / FIGURES).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    with (folder / FAILED).open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("image_id", "reason"), *found.failed])
     picture_of_run(
         folder / "run.png",
         latitude=found.latitude,

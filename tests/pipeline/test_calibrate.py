@@ -63,7 +63,9 @@ def test_a_table_calibrates_its_model_and_the_next_one_shows_it(tmp_path: Path, 
     assert fitted == Calibration.load(model) and fitted.images == 490
     assert f"{FILE}: fitted to 490 images placed by expected_share; expected calibration error" in capsys.readouterr().out
     places, truth = written(tmp_path, 2, 1500, fitted)
-    found = evaluate_places(Evaluate(places=places, truth=truth, model=str(model), output=str(tmp_path / "out"), bootstrap=200))
+    found = evaluate_places(
+        Evaluate(places=places, truth=truth, model=str(model), output=str(tmp_path / "out"), bootstrap=200, analyses=())
+    )
     for name in ("latitude", "longitude"):
         assert np.isfinite(getattr(found, name)).all()
     assert np.array_equal(found.distances["expected share"], found.distances["chosen"])
@@ -71,8 +73,10 @@ def test_a_table_calibrates_its_model_and_the_next_one_shows_it(tmp_path: Path, 
     assert {one.name for one in found.coverage} == {"radius_90_km", "area"}
     assert 0.86 < found.coverage[0].held.value < 0.94
     assert found.chosen_by == {"expected_share": 1490} and not found.fallbacks
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "run.png", "reliability.png"}
-    without = evaluate_places(Evaluate(places=places, truth=truth, bootstrap=200))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("evaluation.json", "failed.csv", "run.png", "reliability.png")
+    }
+    without = evaluate_places(Evaluate(places=places, truth=truth, bootstrap=200, analyses=()))
     assert not np.array_equal(without.distances["expected share"], found.distances["expected share"])
 
 

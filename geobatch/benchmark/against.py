@@ -1,0 +1,170 @@
+"""Two systems on the same images: paired differences with their intervals, wins and losses.
+
+Over the same images in the same order, so that what both or neither got right widens no interval. An image is won if ours lies
+nearer to the truth by more than 1 km (`CLOSE_KM`; a place less than that beside another is the same answer), lost if theirs
+does,
+else a tie; a failed image is infinitely far. Whether wins and losses differ by more than chance is the two-sided sign test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import stats
+
+from geobatch.benchmark.intervals import Bootstrap, Interval, mean_interval, paired_difference, share_difference
+from geobatch.benchmark.metrics import Figures, figures, geoscore
+from geobatch.benchmark.named import mark_of, rows_of
+from geobatch.benchmark.places import numbers
+from geobatch.benchmark.regions import Where
+from geobatch.benchmark.truth import Truth
+from geobatch.errors import UserError
+from geobatch.geo.distance import within
+from geobatch.schema import RADII_KM
+
+Floats = NDArray[np.float64]
+
+#: Kilometres below which two distances are the same.
+CLOSE_KM = 1.0
+#: What a place may be right in beside its distance.
+PARTS = ("country", "region", "city")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Ours less theirs, over N images."""
+
+    images: int
+    theirs: Figures
+    shares: dict[int, Interval]
+    """Difference of the shares within each radius."""
+    geoscore: Interval
+    """Difference of the mean points."""
+    regions: dict[str, Interval]
+    """Difference of the shares placed in the right country, region and city; empty without a gazetteer."""
+    only_ours: dict[int, int]
+    """Images within each radius by ours alone."""
+    only_theirs: dict[int, int]
+    """Images within each radius by theirs alone."""
+    wins: int
+    losses: int
+    ties: int
+    sign_test: float
+    """Probability of so unequal wins and losses if both systems were as good; 1 where there are none."""
+
+    def sentence(self, name: str) -> str:
+        """What the numbers show."""
+        sure = [km for km, one in self.shares.items() if one.low > 0 or one.high < 0]
+        better = [km for km in sure if self.shares[km].value > 0]
+        worse = [km for km in sure if self.shares[km].value < 0]
+        one = self.shares[25]
+        told = (f"surely better at {_list(better)} km" if better else "surely better at no radius") + (
+            f" and surely worse at {_list(worse)} km" if worse else ""
+        )
+        return (
+            f"Over {self.images:,} images ours is within 25 km {100 * one.value:+.1f} points [{100 * one.low:+.1f}, "
+            f"{100 * one.high:+.1f}] more often than {name}, {told}; it is nearer to the truth for {self.wins:,} images, "
+            f"farther "
+            f"for {self.losses:,} and the same for {self.ties:,} (sign test p = {self.sign_test:.2g})."
+        )
+
+    def as_dict(self, name: str) -> dict[str, Any]:
+        """Plain numbers and the sentence."""
+        return {
+            "images": self.images,
+            "shares": {f"{km}km": asdict(one) for km, one in self.shares.items()},
+            "geoscore": asdict(self.geoscore),
+            "regions": {part: asdict(one) for part, one in self.regions.items()},
+            "only_ours": {f"{km}km": one for km, one in self.only_ours.items()},
+            "only_theirs": {f"{km}km": one for km, one in self.only_theirs.items()},
+            "wins": self.wins,
+            "losses": self.losses,
+            "ties": self.ties,
+            "sign_test": self.sign_test,
+            "sentence": self.sentence(name),
+        }
+
+
+def compare(
+    ours_km: Floats,
+    theirs_km: Floats,
+    bootstrap: Bootstrap | None = None,
+    regions: tuple[Where, Where, Where] | None = None,
+) -> Comparison:
+    """Of distances `(N,)` of the same images, NaN for failed ones.
+
+    Args:
+        regions: of the true places, of ours and of theirs.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    inside = {km: (within(ours_km, km), within(theirs_km, km)) for km in RADII_KM}
+    ours, theirs = (np.nan_to_num(km, nan=np.inf) for km in (ours_km, theirs_km))
+    wins, losses = int(np.sum(ours + CLOSE_KM < theirs)), int(np.sum(theirs + CLOSE_KM < ours))
+    return Comparison(
+        images=len(ours_km),
+        theirs=figures(theirs_km, bootstrap=bootstrap),
+        shares={km: paired_difference(ours_km, theirs_km, km, bootstrap) for km in RADII_KM},
+        geoscore=mean_interval(geoscore(ours_km) - geoscore(theirs_km), bootstrap),
+        regions={} if regions is None else _regions(*regions, bootstrap),
+        only_ours={km: int(np.sum(mine & ~other)) for km, (mine, other) in inside.items()},
+        only_theirs={km: int(np.sum(other & ~mine)) for km, (mine, other) in inside.items()},
+        wins=wins,
+        losses=losses,
+        ties=len(ours_km) - wins - losses,
+        sign_test=float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
+    )
+
+
+def right(true: Where, guessed: Where, part: str) -> NDArray[np.bool_]:
+    """Which images `(N,)` were placed in the right country, state or city."""
+    codes = getattr(guessed, part)
+    return np.asarray((codes >= 0) & (codes == getattr(true, part)))
+
+
+def _regions(true: Where, ours: Where, theirs: Where, bootstrap: Bootstrap | None) -> dict[str, Interval]:
+    return {part: share_difference(right(true, ours, part), right(true, theirs, part), bootstrap) for part in PARTS}
+
+
+def places_of(
+    table: pa.Table, name: str, truth: Truth, image_ids: Sequence[str | None], true_rows: NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Where another table places the judged images: degrees `(N,)` twice, NaN where it does not.
+
+    Args:
+        table: with image_id, latitude and longitude.
+        name: of the table, for messages.
+        image_ids: of the judged images; None: not in our table.
+        true_rows: `(N,)` their rows of the truth.
+
+    Raises:
+        UserError: it holds an image twice, or none of the truth.
+    """
+    ids: list[str] = table["image_id"].to_pylist()
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{name} holds an image twice; read it with geobatch.sink.read")
+    found = rows_of(truth, ids)
+    if not (found >= 0).any():
+        raise UserError(f"{name} holds no image of {truth.name} (its first is {ids[:1]}); name a table of the same images")
+    # The texts of one image share its row of the truth and are told apart by their mark.
+    marked = [mark_of(one) for one in ids]
+    if not any(marked):
+        row_of = np.full(len(truth.image_id), -1, np.intp)
+        row_of[found[found >= 0]] = np.flatnonzero(found >= 0)
+        rows = row_of[true_rows]
+    else:
+        known = {(at, marked[row]): row for row, at in enumerate(found.tolist()) if at >= 0}
+        asked = zip(true_rows.tolist(), image_ids, strict=True)
+        rows = np.array([known.get((at, "" if one is None else mark_of(one)), -1) for at, one in asked], np.intp)
+    latitude, longitude = (numbers(table[axis]) for axis in ("latitude", "longitude"))
+    return np.where(rows >= 0, latitude[rows], np.nan), np.where(rows >= 0, longitude[rows], np.nan)
+
+
+def _list(radii: Sequence[float]) -> str:
+    return "/".join(f"{km:g}" for km in radii)

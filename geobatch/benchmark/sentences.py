@@ -1,0 +1,102 @@
+"""One sentence for each figure of an evaluation, so that a page can say what a number shows without knowing it.
+
+The sentences are made from the numbers alone; nothing is claimed that an interval does not carry: "surely" is said where the
+95 % interval leaves zero out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from geobatch.benchmark import published
+from geobatch.benchmark.analyses.case import told
+from geobatch.benchmark.choices import CHOSEN, ORACLE, SCORE
+from geobatch.benchmark.intervals import Interval
+
+if TYPE_CHECKING:
+    from geobatch.benchmark.evaluation import Evaluation
+
+
+def of(found: Evaluation) -> dict[str, str]:
+    """By the key of `Evaluation.as_dict` that each is of; only what there is."""
+    chosen = found.choices[CHOSEN]
+    km = [f"{radius:g} km for {told(share)}" for radius, share in zip(chosen.radii, chosen.shares, strict=True)]
+    out = {
+        "shares": f"Of {found.images:,} judged images the chosen place lies within {', '.join(km)}.",
+        "failed": f"{len(found.failed):,} of {found.images:,} judged images have no place; each counts as wrong.",
+    }
+    if chosen.placed:
+        out["distance"] = (
+            f"The {chosen.placed:,} placed images lie {chosen.median_km:.4g} km from the truth in the median "
+            f"{_ends(chosen.median)} and {chosen.mean_km:.4g} km in the mean {_ends(chosen.mean)}."
+        )
+    out["geoscore"] = f"Mean GeoScore {chosen.geoscore.value:,.0f} of 5,000 {_ends(chosen.geoscore)}, failed images at 0."
+    if found.regions:
+        parts = (f"the right {part} for {told(one)}" for part, one in found.regions.items())
+        out["regions"] = f"By the nearest town the chosen place is in {', '.join(parts)} of the images."
+    if found.against_neighbour:
+        out["against_neighbour"] = "Against the nearest neighbour alone the chosen place is " + _better(found.against_neighbour)
+    if CHOSEN in found.against_score:
+        out["against_log_probability"] = "Against the likeliest draw the chosen place is " + _better(
+            found.against_score[CHOSEN]
+        )
+    closed = found.gap_closed().get(CHOSEN, {}).get(25)
+    if closed is not None and not math.isnan(closed):
+        low, high = (found.choices[name].shares[1].value for name in (SCORE, ORACLE))
+        out["gap_closed"] = (
+            f"At 25 km the chosen place closes {100 * closed:.0f} % of the gap from the likeliest draw ({100 * low:.1f} "
+            f"%) to the "
+            f"oracle of the samples ({100 * high:.1f} %)."
+        )
+    out |= _doubts(found)
+    if found.exif is not None:
+        out["exif"] = (
+            f"{found.exif.images:,} images carry a GPS position of their own; their places lie {found.exif.median_km:.4g} "
+            f"km from "
+            "it in the median."
+        )
+    if found.benchmark is not None:
+        out["published"] = _rank(found, found.benchmark)
+    return out
+
+
+def _doubts(found: Evaluation) -> dict[str, str]:
+    out = {}
+    if found.calibration:
+        parts = (f"{one.km:g} km {100 * one.stated:.1f} for {100 * one.true:.1f} %" for one in found.calibration)
+        out["calibration"] = f"Stated for true probability by radius: {', '.join(parts)}."
+    if found.coverage:
+        parts = (f"{one.name} says {100 * one.stated:.0f} % and holds the truth for {told(one.held)}" for one in found.coverage)
+        out["coverage"] = f"Of its own doubts, {'; '.join(parts)}."
+    return out
+
+
+def _rank(found: Evaluation, benchmark: str) -> str:
+    rows = [row for row in published.PUBLISHED[benchmark] if len(row.figures) == len(found.choices[CHOSEN].shares)]
+    if not rows:
+        return f"No published row is known for {benchmark}."
+    ours = 100 * found.choices[CHOSEN].shares[1].value
+    above = sum(ours > row.figures[1] for row in rows)
+    note = published.size_note(benchmark, found.images)
+    return (
+        f"With {ours:.1f} % within 25 km this table lies above {above} of {len(rows)} published rows of {benchmark}, none "
+        f"of which "
+        f"was measured here{f'; {note}' if note else ''}."
+    )
+
+
+def _better(differences: dict[int, Interval]) -> str:
+    better = [f"{km:g}" for km, one in differences.items() if one.low > 0]
+    worse = [f"{km:g}" for km, one in differences.items() if one.high < 0]
+    one = differences[25]
+    return (
+        f"within 25 km {100 * one.value:+.1f} points more often [{100 * one.low:+.1f}, {100 * one.high:+.1f}]; surely "
+        f"better at "
+        f"{'/'.join(better) or 'no radius'}{' km' if better else ''}, surely worse at {'/'.join(worse) or 'none'}"
+        f"{' km' if worse else ''}."
+    )
+
+
+def _ends(one: Interval) -> str:
+    return f"[{one.low:.4g}, {one.high:.4g}]"
