@@ -1,0 +1,255 @@
+"""A finished table becomes a page that a person opens, and files that other programs open.
+
+    table ─┬─ part by part: truth, error, country ─┬─ tally     figures of all rows
+           │                                       ├─ chosen    rows of the page; a sample that gets pictures
+           │                                       └─ exports   GeoJSON, CSV, sidecars
+           └─ its run's account; evaluation.json; the archive, for pictures
+
+Memory holds two parts, at most twice the page's rows, and four bytes a judged image, however long the table is: a million rows
+of 3,000 parts take some 60 s and 0.6 GB. A comparison takes the images of the first table; what others say of them is looked up
+as they pass by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from geobatch.benchmark.truth import load_truth
+from geobatch.errors import UserError
+from geobatch.pipeline.report_records import account_of, choices_of, findings_of, load_evaluation
+from geobatch.pipeline.report_rows import Asked, Read, Reading
+from geobatch.pipeline.thumbnails import Wanted, thumbnails
+from geobatch.progress import say
+from geobatch.report.features import CSV, GeoJSON
+from geobatch.report.gallery import density
+from geobatch.report.page import Page, Run, document
+from geobatch.report.sidecar import Naming, Sidecars
+from geobatch.sink import Snapshot, latest
+from geobatch.store import Store, StoreConfig
+
+#: Bytes of a page that a colleague's mailbox still takes, and how much of them may be pictures.
+PAGE_BYTES = 50_000_000
+_PICTURE_BYTES = 24_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Makes one self-contained HTML page of a table of places, or of several to compare."""
+
+    places: str
+    """The --output of geolocate_bucket.py."""
+    output: str | None = None
+    """HTML file to write, on this machine or in a bucket."""
+    truth: str | None = None
+    """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions, where they have any."""
+    evaluation: tuple[str, ...] = ()
+    """The evaluation.json of evaluate.py for --places, then for each of --compare: its figures and findings go on the page."""
+    compare: tuple[str, ...] = ()
+    """Further tables of the same images, to compare with --places."""
+    names: tuple[str, ...] = ()
+    """What the runs are called on the page, --places first; default: the last part of each address."""
+    gallery: str | None = None
+    """Folder or s3:// prefix of the gallery, whose density the map can then show."""
+    title: str | None = None
+    """Title of the page; default: how many images were located, and by which method."""
+    shown: int = 100_000
+    """Images on the page at most; of more, the ends and a draw. Its figures are always of all."""
+    pictures: int = 300
+    """Images of which the page has a picture: a third the worst, a third the best, a third at random."""
+    picture_seconds: float = 300.0
+    """Seconds after which no more pictures are looked for in the archive."""
+    geojson: str | None = None
+    """GeoJSON file to write all rows to."""
+    csv: str | None = None
+    """CSV file to write all rows to."""
+    write_xmp: str | None = None
+    """Folder for XMP sidecars, laid out as the images are, or "beside" to put them next to photographs on this machine."""
+    xmp_naming: Naming = "full"
+    """IMG.jpg.xmp (full, as digiKam and ExifTool have it) or IMG.xmp (stem, as Adobe's programs do)."""
+    xmp_overwrite: bool = False
+    """Also replace sidecars that another program wrote or changed."""
+    store: StoreConfig = field(default_factory=StoreConfig)
+    """How buckets are reached."""
+
+
+def report(config: Report) -> None:
+    """Runs the job.
+
+    Raises:
+        UserError: there is no finished table, the truth does not fit, or nothing was asked for.
+    """
+    if not (config.output or config.geojson or config.csv or config.write_xmp):
+        raise UserError("nothing to write; give --output report.html, --geojson, --csv or --write-xmp")
+    if config.shown < 1 or config.pictures < 0:
+        raise UserError("--shown must be at least 1 and --pictures at least 0; leave them at their defaults")
+    outputs = [config.places, *config.compare]
+    if len(config.names) not in (0, len(outputs)) or len(config.evaluation) > len(outputs):
+        raise UserError(f"there are {len(outputs)} tables; give as many --names, and no more --evaluation")
+    store = Store(config.store)
+    truth = None if config.truth is None else load_truth(store, config.truth)
+    tables = [_table(store, output) for output in outputs]
+    reading, asked = Reading(store, truth), _asked(config, store, tables[0])
+    first = reading.first(tables[0], asked)
+    for path in filter(None, (config.geojson, config.csv)):
+        say(f"{path}: {first.totals['images']:,} images")
+    if asked.sidecars is not None:
+        _tell(asked.sidecars)
+    if config.output is None:
+        return
+    others = [reading.other(table, first.rows) for table in tables[1:]]
+    page = _page(config, store, tables, [first, *others])
+    data = document(page)
+    store.put(config.output, data)
+    say(f"{config.output}: {len(page.images):,} images, {len(page.pictures):,} with pictures, {len(data) / 1e6:.1f} MB")
+    if len(data) > PAGE_BYTES:
+        say(f"warning: the page has more than {PAGE_BYTES / 1e6:.0f} MB; show fewer images with --shown")
+
+
+def _asked(config: Report, store: Store, table: Snapshot) -> Asked:
+    sidecars = None
+    if config.write_xmp is not None:
+        folder = None if config.write_xmp == "beside" else _local(config.write_xmp)
+        root = account_of(store, table).archive
+        sidecars = Sidecars(folder, root, config.xmp_naming, overwrite=config.xmp_overwrite)
+    writers: list[GeoJSON | CSV] = []
+    if config.geojson is not None:
+        writers.append(GeoJSON(_local(config.geojson)))
+    if config.csv is not None:
+        writers.append(CSV(_local(config.csv)))
+    return Asked(shown=config.shown, pictures=config.pictures if config.output else 0, writers=writers, sidecars=sidecars)
+
+
+def _page(config: Report, store: Store, tables: Sequence[Snapshot], read: Sequence[Read]) -> Page:
+    first, pictures, details, note = read[0], {}, {}, ""
+    if first.sample is not None and len(first.sample):
+        wanted = Wanted(sample=first.sample, seconds=config.picture_seconds, most_bytes=_PICTURE_BYTES)
+        made, note = thumbnails(store, config.places, wanted)
+        positions = {image_id: row for row, image_id in enumerate(first.rows["image_id"].to_pylist())}
+        pictures = {positions[image_id]: picture for image_id, picture in made.items() if image_id in positions}
+        details = {positions[row["image_id"]]: _detail(row) for row in first.sample.to_pylist() if row["image_id"] in positions}
+    if note:
+        say(f"{len(pictures):,} pictures; {note}")
+    images = pa.table(
+        {
+            "image_id": first.rows["image_id"],
+            "uri": first.rows["uri"],
+            "latitude": first.rows["true_latitude"],
+            "longitude": first.rows["true_longitude"],
+            "country": first.rows["country"],
+            "why": _why(first),
+        }
+    )
+    names = config.names or _names([table.output for table in tables])
+    evaluations = [load_evaluation(store, uri) for uri in config.evaluation] + [None] * (len(tables) - len(config.evaluation))
+    runs = []
+    for name, table, one, evaluation in zip(names, tables, read, evaluations, strict=True):
+        said = account_of(store, table)
+        missing = (("not in this table", f"{one.missing:,} of the images on this page"),) if one.missing else ()
+        runs.append(
+            Run(
+                name=name,
+                places=one.rows,
+                totals=one.totals,
+                choices=choices_of(evaluation),
+                findings=findings_of(evaluation),
+                account=said.on_page,
+                facts=(*said.facts, *missing),
+            )
+        )
+    method = account_of(store, tables[0]).method
+    judged = config.truth or ("the images' EXIF positions" if first.totals["judged"] else "no truth")
+    title = config.title or f"{first.totals['images']:,} images located by {method}"
+    if config.title is None and len(tables) > 1:
+        title = f"{' against '.join(names)}: {first.totals['images']:,} images"
+    return Page(
+        title=title,
+        note=f"{', '.join(table.output for table in tables)}, judged by {judged}",
+        images=images,
+        runs=runs,
+        pictures=pictures,
+        details=details,
+        sample=_sample(config, first, len(pictures), note),
+        density=None
+        if config.gallery is None
+        else density(_table(store, config.gallery).tables(store, ["latitude", "longitude"])),
+        facts=(("written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())), ("base map", "GSHHS and CIA World Data Bank")),
+    )
+
+
+def _density(store: Store, gallery: str) -> NDArray[np.uint8]:
+    return density(_table(store, gallery).tables(store, ["latitude", "longitude"]))
+
+
+def _why(read: Read) -> pa.Array:
+    """Why each row is in the sample of pictures; 0: it is not."""
+    why = np.zeros(len(read.rows), np.uint8)
+    if read.sample is not None and len(read.sample):
+        at = pc.index_in(read.sample["image_id"], value_set=read.rows["image_id"].combine_chunks())
+        why[at.drop_null().to_numpy()] = read.sample["why"].filter(pc.is_valid(at)).to_numpy()
+    return pa.array(why)
+
+
+def _detail(row: dict[str, Any]) -> dict[str, Any]:
+    """Candidates and neighbours as pairs of degrees."""
+    return {
+        name: [[round(one["latitude"], 5), round(one["longitude"], 5)] for one in row[name] if one["latitude"] is not None][:64]
+        for name in ("candidates", "neighbours")
+        if row[name]
+    }
+
+
+def _sample(config: Report, read: Read, pictures: int, note: str) -> str:
+    there, total = len(read.rows), read.totals["images"]
+    ends = "farthest from the truth and the nearest" if read.totals["judged"] else "least and the most confident"
+    words = f"All {total:,} images are here."
+    if there < total:
+        words = (
+            f"{there:,} of {total:,} images are here: the {ends}, rejected ones, and a draw of the rest; figures are of all."
+        )
+    if pictures:
+        words += f" {pictures:,} have a picture: the {ends}, and a draw."
+    return (
+        f"{words} No more {note}."
+        if note and pictures
+        else f"{words} {note[:1].upper()}{note[1:]}{'.' if note else ''}".strip()
+    )
+
+
+def _names(outputs: Sequence[str]) -> list[str]:
+    """Last parts of addresses, whole ones where they are the same."""
+    last = [output.rstrip("/").rpartition("/")[2] for output in outputs]
+    return last if len(set(last)) == len(last) else [f"{number + 1}: {output}" for number, output in enumerate(outputs)]
+
+
+def _table(store: Store, output: str) -> Snapshot:
+    table = latest(store, output)
+    if table is None:
+        raise UserError(f"{output} holds no finished table; run the job that makes it until it says so")
+    return table
+
+
+def _local(path: str) -> Path:
+    if "://" in path:
+        raise UserError(f"{path} is not on this machine; give a local path and copy it from there")
+    return Path(path)
+
+
+def _tell(sidecars: Sidecars) -> None:
+    counts = sidecars.counts
+    say(f"sidecars: {counts['written']:,} written")
+    for name, why in (
+        ("own", "photographs have coordinates of their own"),
+        ("kept", "sidecars are another program's and stay; replace them with --xmp-overwrite"),
+        ("unplaced", "images have no place"),
+    ):
+        if counts[name]:
+            say(f"  {counts[name]:,} {why}")

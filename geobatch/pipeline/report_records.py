@@ -1,0 +1,160 @@
+"""What a run's own records say, put into words for a page: its account, its facts, the figures of its evaluation.
+
+Read forgivingly: records of older and newer versions have other fields, and a page shows what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from geobatch.errors import UserError
+from geobatch.schema import RADII_KM
+from geobatch.sink import Snapshot
+from geobatch.store import NotFound, Store, join
+
+#: Rows of a finding's table that a page shows.
+_ROWS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the records of a table's last run say."""
+
+    method: str
+    """Name of the method."""
+    archive: str
+    """URI of the archive."""
+    facts: tuple[tuple[str, str], ...]
+    """For the foot of the page."""
+    on_page: dict[str, Any] | None
+    """`Run.account` of the page; None without a `done.json`."""
+
+
+def account_of(store: Store, table: Snapshot) -> Said:
+    """The record and the account of the run that made this version of the table."""
+    run = str(table.record["run"])
+    record = _json(store, join(table.output, "runs", run, "run.json")) or {}
+    done = _json(store, join(table.output, "runs", run, "done.json"))
+    archive = record.get("archive") or {}
+    facts = {
+        "table": f"{table.output}, version {table.version}",
+        "run": f"{run}, begun {record['started']}" if "started" in record else run,
+        "archive": archive.get("uri"),
+        "method": record.get("method"),
+        "model": record.get("fingerprint") or table.record.get("fingerprint"),
+        "geobatch": record.get("geobatch"),
+        "ended": (done or {}).get("ended"),
+    }
+    return Said(
+        method=str(record.get("method") or "geobatch"),
+        archive=str(archive.get("uri") or ""),
+        facts=tuple((name, str(value)) for name, value in facts.items() if value),
+        on_page=None if done is None else _account(done),
+    )
+
+
+def _account(done: Mapping[str, Any]) -> dict[str, Any]:
+    wall = done.get("wall_seconds") or _between(done.get("started"), done.get("finished"))
+    read, size = done.get("read", 0), done.get("bytes", 0)
+    rate = done.get("images_a_second") or (read / wall if wall else None)
+    tiles, pairs = [], [("images read by the last run", f"{read:,}")]
+    if size:
+        pairs.append(("encoded bytes", f"{size / 1e6:,.1f} MB" + (f", {size / wall / 1e6:,.1f} MB a second" if wall else "")))
+    if wall:
+        pairs.append(("time", f"{wall:,.0f} s"))
+    if rate:
+        pairs.append(("images a second", f"{rate:,.1f}"))
+        tiles.append(("images a second", f"{rate:,.1f}"))
+    if done.get("slowest"):
+        pairs.append(("slowest stage", f"{done['slowest']}"))
+    for stage, told in (done.get("stages") or {}).items():
+        if told.get("busy_share") is not None:
+            pairs.append((f"{stage}, {told['workers']} at once", f"busy {100 * told['busy_share']:.0f} %"))
+    for kind, told in (done.get("machines") or {}).items():
+        cost = "price not known" if told.get("usd") is None else f"{told['usd']:,.2f} USD"
+        pairs.append((f"machines of kind {kind}", f"{told['hours']:,.2f} h, {cost}"))
+    if done.get("usd") is not None:
+        tiles.append(("cost", f"{done['usd']:,.2f} USD"))
+        pairs.append(("cost", f"{done['usd']:,.2f} USD" + _million(done) + _priced(done)))
+    elif "usd" in done:
+        pairs.append(("cost", f"not known: no price for {', '.join(done.get('unpriced') or ['the machines'])}"))
+    seconds = [[stage, spent] for stage, spent in (done.get("seconds") or {}).items()]
+    return {"tiles": tiles, "pairs": pairs, "seconds": seconds}
+
+
+def _million(done: Mapping[str, Any]) -> str:
+    return f", {done['usd_a_million']:,.2f} USD a million images" if done.get("usd_a_million") is not None else ""
+
+
+def _priced(done: Mapping[str, Any]) -> str:
+    date = (done.get("prices") or {}).get("date")
+    return f" (prices of {date})" if date else ""
+
+
+def _between(started: str | None, finished: str | None) -> float | None:
+    if not started or not finished:
+        return None
+    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds() or None
+
+
+def load_evaluation(store: Store, uri: str) -> dict[str, Any]:
+    """An `evaluation.json`, by its own address or its folder's.
+
+    Raises:
+        UserError: it is not there, or no evaluation.
+    """
+    at = uri if uri.endswith(".json") else join(uri, "evaluation.json")
+    try:
+        document = json.loads(store.get(at))
+    except NotFound as error:
+        raise UserError(f"{at} does not exist; make it with evaluate.py --output {uri}") from error
+    except ValueError as error:
+        raise UserError(f"{at} is no JSON ({error}); make it anew with evaluate.py") from error
+    if not isinstance(document, dict) or "choices" not in document:
+        raise UserError(f"{at} is no evaluation of evaluate.py; give the evaluation.json in its --output")
+    return document
+
+
+def choices_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of the table of figures."""
+    rows = []
+    for name, one in ((evaluation or {}).get("choices") or {}).items():
+        shares = {str(km): one["shares"].get(f"{km}km") for km in RADII_KM}
+        rows.append({"name": name, "shares": shares, **{key: _value(one.get(key)) for key in ("median_km", "mean_km")}})
+    return rows
+
+
+def _value(figure: Any) -> Any:
+    """The number of a figure, with or without its interval."""
+    return figure.get("value") if isinstance(figure, Mapping) else figure
+
+
+def findings_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Everything in an evaluation that has a sentence, in its order, with its table where it has one."""
+    return list(_sentences(evaluation or {}, ""))
+
+
+def _sentences(value: Any, name: str) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _sentences(one, name)
+    elif isinstance(value, Mapping):
+        if isinstance(value.get("sentence"), str) and value["sentence"]:
+            title = str(value.get("title") or value.get("name") or name).replace("_", " ")
+            rows = [one for one in value.get("rows") or [] if isinstance(one, Mapping)]
+            yield {"title": title, "sentence": value["sentence"], "rows": [dict(one) for one in rows[:_ROWS]]}
+        for key, one in value.items():
+            if key != "rows":
+                yield from _sentences(one, str(key))
+
+
+def _json(store: Store, uri: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(store.get(uri))
+    except NotFound:
+        return None
+    return found

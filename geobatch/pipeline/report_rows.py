@@ -1,0 +1,153 @@
+"""Tables of places pass by, part by part, and what a page or a file needs of them is kept.
+
+Each part gets its truth, its error and its country, then goes to the exact figures, to the choice of rows that the page shows,
+and to the files that were asked for. Memory holds a part or two, at most twice the page's rows, and four bytes a judged image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from geobatch.benchmark.truth import Truth
+from geobatch.engine.geocode import Geocoder
+from geobatch.errors import UserError
+from geobatch.geo.distance import haversine_km
+from geobatch.report.choice import pictured, shown
+from geobatch.report.sidecar import Sidecars
+from geobatch.report.tally import Tally
+from geobatch.schema import RADII_KM, probability_column
+from geobatch.sink import Snapshot
+from geobatch.store import Store
+
+Floats = NDArray[np.float64]
+
+#: What a page knows of a row; a sample's rows have more.
+_LIGHT = [
+    *("image_id", "uri", "status", "stage", "reason", "detail", "latitude", "longitude", "radius_90_km", "area"),
+    *map(probability_column, RADII_KM),
+    *("chosen_by", "text"),
+]
+_SAMPLE = ["etag", "size", "run", "candidates", "neighbours"]
+_EXPORTED = ["s2_token", "score", "exif_time", "method", "model"]
+_EXIF = ["exif_latitude", "exif_longitude"]
+_ADDED = ["true_latitude", "true_longitude", "error_km", "country"]
+_SIDECAR = ["image_id", "uri", "latitude", "longitude", "exif_latitude", "method", "radius_90_km"]
+
+
+class Writer(Protocol):
+    """A file that rows go to."""
+
+    def add(self, table: pa.Table) -> None:
+        """The next rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is wanted of the first table."""
+
+    shown: int
+    """Rows on the page at most."""
+    pictures: int
+    """Rows with a picture at most."""
+    writers: Sequence[AbstractContextManager[Writer]] = field(default_factory=tuple)
+    """Files for all rows."""
+    sidecars: Sidecars | None = None
+    """Takes all rows."""
+
+
+@dataclass(kw_only=True)
+class Read:
+    """What was kept of one table."""
+
+    totals: dict[str, Any]
+    rows: pa.Table
+    sample: pa.Table | None = None
+    missing: int = 0
+
+
+class Reading:
+    """Goes through tables.
+
+    Args:
+        store: reaches them.
+        truth: where images were taken; None: what their EXIF says.
+    """
+
+    def __init__(self, store: Store, truth: Truth | None) -> None:
+        self._store, self._truth = store, truth
+        self._towns = Geocoder.load()
+
+    def first(self, table: Snapshot, asked: Asked) -> Read:
+        """All that is asked for, of the table that the page is of."""
+        tally, rows, sample = Tally(), shown(asked.shown), pictured(min(asked.pictures, asked.shown))
+        with ExitStack() as stack:
+            writers = [stack.enter_context(writer) for writer in asked.writers]
+            for part, judged in self._parts(table, [*_LIGHT, *_SAMPLE, *_EXPORTED]):
+                tally.add(part, judged)
+                for writer in writers:
+                    writer.add(part)
+                if asked.sidecars is not None:
+                    asked.sidecars.add(part.select(_SIDECAR).to_pylist())
+                rows.add(part.select([*_LIGHT, *_ADDED]))
+                if asked.pictures:
+                    sample.add(part.select([*_LIGHT, *_SAMPLE, *_ADDED]))
+        if not tally.figures()["images"]:
+            raise UserError(f"the table at {table.output} has no rows; check that the archive holds images")
+        return Read(totals=tally.figures(), rows=rows.table(), sample=sample.table() if asked.pictures else None)
+
+    def other(self, table: Snapshot, images: pa.Table) -> Read:
+        """What another table says of the same images, in their order.
+
+        Raises:
+            UserError: it has none of them.
+        """
+        tally, found, places = Tally(), [], images["image_id"].combine_chunks()
+        for part, judged in self._parts(table, _LIGHT):
+            tally.add(part, judged)
+            found.append(part.filter(pc.is_in(part["image_id"], value_set=places)))
+        rows = pa.concat_tables(found, promote_options="default")
+        if not len(rows):
+            raise UserError(f"{table.output} and the first table have no image in common; compare runs over one archive")
+        at = pc.index_in(places, value_set=rows["image_id"].combine_chunks())
+        return Read(totals=tally.figures(), rows=rows.take(at), missing=at.null_count)
+
+    def _parts(self, table: Snapshot, columns: Sequence[str]) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+        """Parts with the columns of `_ADDED`, and which of their rows have a truth."""
+        names = list(dict.fromkeys([*columns, *_EXIF]))
+        for part in table.tables(self._store, names):
+            if not len(part):
+                continue
+            true_latitude, true_longitude = self._true(part)
+            latitude, longitude = (_floats(part, axis) for axis in ("latitude", "longitude"))
+            judged = np.isfinite(true_latitude)
+            country = self._country(np.where(judged, true_latitude, latitude), np.where(judged, true_longitude, longitude))
+            error = haversine_km(latitude, longitude, true_latitude, true_longitude)
+            added = dict(zip(_ADDED, (true_latitude, true_longitude, error, country), strict=True))
+            yield pa.table({**{name: part[name] for name in names}, **added}), judged
+
+    def _true(self, part: pa.Table) -> tuple[Floats, Floats]:
+        if self._truth is None:
+            return _floats(part, "exif_latitude"), _floats(part, "exif_longitude")
+        rows = self._truth.match(part["image_id"].to_pylist())
+        return np.where(rows >= 0, self._truth.latitude[rows], np.nan), np.where(rows >= 0, self._truth.longitude[rows], np.nan)
+
+    def _country(self, latitude: Floats, longitude: Floats) -> pa.Array:
+        """Of the truth, or of the place where that is not known; null without either."""
+        names: list[str | None] = [None] * latitude.size
+        there = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
+        if there.size:
+            for row, town in zip(there, self._towns.nearest(latitude[there], longitude[there]), strict=True):
+                names[row] = self._towns[int(town)].country or None
+        return pa.array(names, pa.string())
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    return pc.cast(table[name], pa.float64()).to_numpy().astype(np.float64)

@@ -1,0 +1,176 @@
+// Figures below the map: the curve, tables, findings, rejections, throughput and cost.
+
+const SHADES = ["c0", "c4", "c2", "c5", "c3", "c1"];
+const CURVE = { width: 620, height: 300, left: 40, right: 14, top: 18, bottom: 34 };
+
+function curveX(distance) {
+  const [low, high] = [Math.log10(0.5), Math.log10(20015)];
+  return CURVE.left + ((Math.log10(Math.max(distance, 0.5)) - low) / (high - low)) * (CURVE.width - CURVE.left - CURVE.right);
+}
+
+const curveY = (share) => CURVE.top + (1 - share) * (CURVE.height - CURVE.top - CURVE.bottom);
+const pathOf = (points) => points.map(([x, y], at) => `${at ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+
+// Share within each of the page's distances, of the rows that the filters left.
+function curveOf(run, rows) {
+  const errors = Float32Array.from(rows.filter((row) => images.truth.has(row)), (row) => (run.error[row] >= 0 ? run.error[row] : Infinity)).sort();
+  if (!errors.length) return null;
+  let at = 0;
+  return images.curve.map((distance) => {
+    while (at < errors.length && errors[at] <= distance) at++;
+    return at / errors.length;
+  });
+}
+
+function drawCurve() {
+  const target = $("curve");
+  if (!target) return;
+  const filtered = kept.rows.length < images.size, lines = [], keys = [];
+  runs.forEach((run, at) => {
+    const colour = `var(--${SHADES[at % SHADES.length]})`;
+    const points = (shares) => images.curve.map((distance, i) => [curveX(distance), curveY(shares[i])]).filter((_, i) => images.curve[i] >= 0.5);
+    if (run.totals.curve) {
+      lines.push(el("path", { class: filtered ? "line dim" : "line", d: pathOf(points(run.totals.curve)), style: { stroke: filtered ? "var(--faint)" : colour } }));
+      keys.push(el("span", {}, el("i", { style: { background: filtered ? "var(--faint)" : colour } }), filtered ? `${run.name}, all` : run.name));
+    }
+    const shares = filtered ? curveOf(run, kept.rows) : null;
+    if (shares) {
+      lines.push(el("path", { class: "line", d: pathOf(points(shares)), style: { stroke: colour } }));
+      keys.push(el("span", {}, el("i", { style: { background: colour } }), `${run.name}, filtered`));
+    }
+  });
+  const grid = [];
+  for (const share of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
+    grid.push(el("line", { class: "axis", x1: CURVE.left, x2: CURVE.width - CURVE.right, y1: curveY(share), y2: curveY(share) }));
+    grid.push(el("text", { x: CURVE.left - 6, y: curveY(share) + 4, "text-anchor": "end" }, `${100 * share} %`));
+  }
+  for (const distance of images.radii) {
+    grid.push(el("line", { class: "axis", x1: curveX(distance), x2: curveX(distance), y1: curveY(1), y2: curveY(0) }));
+    grid.push(el("text", { x: curveX(distance), y: curveY(0) + 16, "text-anchor": "middle" }, count(distance)));
+  }
+  grid.push(el("text", { x: (CURVE.left + CURVE.width) / 2, y: CURVE.height - 2, "text-anchor": "middle" }, "kilometres between the place and the truth"));
+  const said = runs.map((run) => `${run.name}: ${images.radii.map((radius) => `${percent(run.totals.shares?.[radius] ?? 0)} within ${radius} km`).join(", ")}`).join("; ");
+  fill(target, el("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img", "aria-label": said }, grid, lines), el("div", { class: "keys" }, keys));
+}
+
+function share(value) {
+  const digits = value > 0 && value < 0.0995 ? 2 : 1;
+  return percent(value, digits);
+}
+
+// One row a choice: of evaluations where there are some, else of the runs themselves.
+function figureRows() {
+  const rows = [];
+  for (const run of runs) {
+    const own = run.choices.length ? run.choices : run.totals.shares ? [{ name: "chosen", shares: run.totals.shares, median_km: run.totals.median_km, mean_km: run.totals.mean_km, images: run.totals.judged }] : [];
+    for (const one of own) rows.push({ ...one, name: runs.length > 1 ? (one.name === "chosen" ? run.name : `${run.name}: ${one.name}`) : one.name });
+  }
+  return rows;
+}
+
+function cell(value, best) {
+  const plain = typeof value === "object" && value ? value : { value };
+  if (plain.value === undefined || plain.value === null) return el("td", {}, "–");
+  return el("td", { class: best ? "best" : null }, share(plain.value).replace(" %", ""), plain.low === undefined || plain.low === null ? null : el("span", { class: "range" }, `${(100 * plain.low).toFixed(1)}…${(100 * plain.high).toFixed(1)}`));
+}
+
+function drawFigures() {
+  const rows = figureRows(), target = $("figures");
+  if (!rows.length) {
+    fill(target, el("div", {}, el("h2", {}, "Accuracy"), el("p", { class: "faint" }, "No truth was given, so nothing is said of accuracy. Write the page with --truth to see it.")));
+    return;
+  }
+  const value = (row, radius) => (typeof row.shares[radius] === "object" ? row.shares[radius]?.value : row.shares[radius]);
+  const fair = rows.filter((row) => !row.name.includes("oracle"));
+  const best = Object.fromEntries(images.radii.map((radius) => [radius, Math.max(...fair.map((row) => value(row, radius) ?? 0))]));
+  const table = el("table", {},
+    el("thead", {}, el("tr", {}, el("th", {}, "% of images, within"), images.radii.map((radius) => el("th", {}, `${count(radius)} km`)), el("th", {}, "median km"), el("th", {}, "mean km"))),
+    el("tbody", {}, rows.map((row) => el("tr", { class: row.name.includes("oracle") ? "faint" : null }, el("td", {}, row.name),
+      images.radii.map((radius) => cell(row.shares[radius], fair.length > 1 && fair.includes(row) && value(row, radius) === best[radius] && best[radius] > 0)),
+      el("td", {}, km(row.median_km).replace(" km", "")), el("td", {}, km(row.mean_km).replace(" km", ""))))));
+  const notes = [`${count(runs[0].totals.judged)} images have a truth; one without a place counts as beyond every distance.`];
+  if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
+  if (rows.some((row) => row.shares[images.radii[0]]?.low !== undefined)) notes.push("Small figures: 95 % intervals.");
+  fill(target, 
+    el("div", {}, el("h2", {}, "Accuracy over distance"), el("div", { id: "curve" })),
+    el("div", {}, el("h2", {}, "Figures"), el("div", { class: "wide" }, table), duel(), el("p", { class: "faint", style: { "margin-top": "8px" } }, notes.join(" "))));
+  drawCurve();
+}
+
+// Wins and losses of later runs against the first, image by image.
+function duel() {
+  if (runs.length < 2 || !images.hasTruth) return null;
+  const lines = runs.slice(1).map((run) => {
+    let nearer = 0, farther = 0, same = 0;
+    for (let row = 0; row < images.size; row++) {
+      if (!images.truth.has(row) || !run.status[row]) continue;
+      const was = runs[0].error[row] >= 0 ? runs[0].error[row] : Infinity, is = run.error[row] >= 0 ? run.error[row] : Infinity;
+      if (is < was - 0.001) nearer++;
+      else if (is > was + 0.001) farther++;
+      else same++;
+    }
+    return `${run.name} is nearer than ${runs[0].name} on ${count(nearer)} images, farther on ${count(farther)}, the same on ${count(same)}.`;
+  });
+  return lines.map((line) => el("p", { style: { "margin-top": "8px" } }, line));
+}
+
+function drawFindings() {
+  const target = $("findings"), found = runs.flatMap((run) => run.findings.map((one) => ({ ...one, run: run.name })));
+  target.hidden = !found.length;
+  fill(target, el("h2", {}, "What the evaluation found"), el("ul", { class: "findings" }, found.map((one) =>
+    el("li", {}, el("b", {}, runs.length > 1 ? `${one.run}: ${one.title}` : one.title), one.sentence, one.rows?.length ? el("details", {}, el("summary", {}, "the numbers"), el("div", { class: "wide" }, plainTable(one.rows))) : null))));
+}
+
+// A table of whatever an analysis found: numbers short, shares with their intervals.
+function plainTable(rows) {
+  const names = Object.keys(rows[0]);
+  const text = (value) => {
+    if (value === null || value === undefined) return "–";
+    if (typeof value === "object") return "value" in value ? `${(100 * value.value).toFixed(1)} % (${(100 * value.low).toFixed(1)}…${(100 * value.high).toFixed(1)})` : JSON.stringify(value);
+    return typeof value !== "number" ? String(value) : Number.isInteger(value) ? count(value) : value.toPrecision(3);
+  };
+  return el("table", {}, el("thead", {}, el("tr", {}, names.map((name) => el("th", {}, name.replaceAll("_", " "))))), el("tbody", {}, rows.map((row) => el("tr", {}, names.map((name) => el("td", {}, text(row[name])))))));
+}
+
+function drawRejections() {
+  const target = $("rejections");
+  fill(target, el("h2", {}, "Rejected images"), ...runs.flatMap((run) => {
+    const made = runs.length > 1 ? [el("h3", {}, run.name)] : [];
+    if (!run.totals.reasons.length) return [...made, el("p", { class: "faint" }, "None: every image was placed.")];
+    return [...made, ...run.totals.reasons.map((one) => el("details", {},
+      el("summary", {}, el("b", {}, one.reason), el("span", {}, one.advice || ""), count(one.images)),
+      el("ul", {}, one.examples.map((example) => el("li", {}, el("span", { class: "mono" }, example.image_id), example.detail ? el("div", { class: "faint" }, example.detail) : null)))))];
+  }));
+}
+
+function bars(pairs, label) {
+  const most = Math.max(...pairs.map(([, value]) => value), 1e-9);
+  return el("div", { class: "bars" }, pairs.flatMap(([name, value]) => [el("span", {}, name), el("i", { style: { width: `${(100 * value) / most}%` } }), el("span", {}, label(value))]));
+}
+
+function drawAccount() {
+  const target = $("account"), known = runs.filter((run) => run.account);
+  target.hidden = !known.length;
+  fill(target, el("h2", {}, "Throughput and cost"), el("div", { class: "twin" }, known.map((run) => {
+    const { seconds, pairs } = run.account;
+    return el("div", {}, runs.length > 1 ? el("h3", {}, run.name) : null,
+      el("dl", { class: "pairs" }, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+      seconds.length ? el("h3", {}, "Seconds of work by stage, all actors together") : null,
+      seconds.length ? bars(seconds, duration) : null);
+  })));
+}
+
+function drawFacts() {
+  const pairs = runs.flatMap((run) => (runs.length > 1 ? [["run", run.name]] : []).concat(run.facts)).concat(images.facts);
+  fill($("facts"), el("h2", {}, "About this page"), el("dl", { class: "pairs" }, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { class: "mono" }, value)])));
+}
+
+function drawTiles() {
+  const run = currentRun(), { totals } = run, tiles = [["images", count(totals.images)], ["placed", count(totals.placed)], ["rejected", count(totals.rejected)]];
+  if (totals.shares) {
+    for (const radius of images.radii.slice(1, 3)) tiles.push([`within ${count(radius)} km`, share(totals.shares[radius])]);
+    if (totals.median_km !== undefined) tiles.push(["median error", km(totals.median_km)]);
+  }
+  for (const [name, value] of run.account?.tiles || []) tiles.push([name, value]);
+  fill($("tiles"), ...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
