@@ -140,7 +140,7 @@ def through(dataset: Any, hands: Hands) -> Any:
                     else {}
                 ),
             ),
-            batch_size=None,
+            batch_size=1 if hands.gpus else None,  # a slice is a row; with GPUs Ray insists on a number
             batch_format="pyarrow",
             num_cpus=hands.cpus,
             num_gpus=hands.gpus or None,
