@@ -41,11 +41,12 @@ from geobatch.methods.geolocsft.prompts import GEO_CAPTION, Form, student, teach
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import base_of, fingerprint, fingerprint_of_base
 from geobatch.pipeline.geolocate import decoding, tell
+from geobatch.pipeline.reach import Reach, reached
 from geobatch.progress import Progress, say
 from geobatch.schema import CAPTIONS
 from geobatch.sink import Snapshot, latest
 from geobatch.sink.rows import parquet
-from geobatch.store import Store, StoreConfig, join
+from geobatch.store import Store, StoreConfig, StoreOverride, join
 
 #: Raised by hand when a change of the code changes captions that no setting explains.
 CAPTION_VERSION = 1
@@ -101,6 +102,10 @@ class GeoLocSftCaption:
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
+    archive_store: StoreOverride = field(default_factory=StoreOverride)
+    """What is different about the archive's store."""
+    output_store: StoreOverride = field(default_factory=StoreOverride)
+    """What is different about the output's store."""
 
 
 def caption(config: GeoLocSftCaption) -> dict[str, Any]:
@@ -114,6 +119,7 @@ def caption(config: GeoLocSftCaption) -> dict[str, Any]:
     named = [config.teacher is not None, bool(config.endpoint.url)]
     if sum(named) != 1:
         raise UserError(f"name one teacher: --teacher FOLDER, --teacher {NO_TEACHER}, or --endpoint.url and --endpoint.model")
+    reach = reached(config)
     join_cluster(config.address)  # whether the teacher asks for GPUs depends on what it has
     folder = None
     if config.teacher not in (None, NO_TEACHER):
@@ -121,13 +127,13 @@ def caption(config: GeoLocSftCaption) -> dict[str, Any]:
     if config.endpoint.url:
         say(f"pictures and their coordinates are sent to {config.endpoint.url}, as --endpoint.url asks")
     model = fingerprint_of_base(folder) if folder else config.endpoint.model
-    account = flow(_flow(config, folder, model))
+    account = flow(_flow(config, reach, folder, model))
     if account["new"]:
         tell(account, config.output, placed="written")
-    return {**account, "curated": curate_table(store, config)}
+    return {**account, "curated": curate_table(Store(reach.output), config)}
 
 
-def _flow(config: GeoLocSftCaption, folder: str | None, model: str) -> Flow:
+def _flow(config: GeoLocSftCaption, reach: Reach, folder: str | None, model: str) -> Flow:
     decides = {
         "caption_version": CAPTION_VERSION,
         "teacher": model or NO_TEACHER,
@@ -152,7 +158,8 @@ def _flow(config: GeoLocSftCaption, folder: str | None, model: str) -> Flow:
             shard_rows=config.shard_rows,
         ),
         output=config.output,
-        store=config.store,
+        store=reach.output,
+        archive_store=reach.archive,
         method="captions",
         fingerprint=fingerprint(decides),
         river=[

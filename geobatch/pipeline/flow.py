@@ -51,7 +51,8 @@ class Flow:
     Fields:
         archive: what is read.
         output: where the table lies.
-        store: how both are reached.
+        store: how the output is reached, and the archive where nothing else is said.
+        archive_store: how the archive is reached.
         method: name of the method, or of the kind of rows ("gallery", "pictures").
         fingerprint: hash of everything that decides a row.
         river: the stages between Read and Write.
@@ -78,6 +79,12 @@ class Flow:
     watches: tuple[Watch, ...] = ()
     stages: tuple[str, ...] = ()
     wanted: Wanted | None = None
+    archive_store: StoreConfig | None = None
+
+    @property
+    def source(self) -> StoreConfig:
+        """How the archive is reached."""
+        return self.archive_store or self.store
 
 
 def flow(job: Flow) -> dict[str, Any]:
@@ -90,7 +97,8 @@ def flow(job: Flow) -> dict[str, Any]:
         UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
         MachineError: workers kept failing; the same command takes the run up again.
     """
-    _apart(job.archive.uri, job.output)
+    if job.source.endpoint == job.store.endpoint:
+        _apart(job.archive.uri, job.output)
     stages = applied(job.river, job.stages)
     join_cluster(job.address)
     if ray.is_initialized():  # before hours of listing: can the cluster ever do it
@@ -113,7 +121,7 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
             say("that run was asked for other images; give the same command again once it is done")
     frozen = run.plan() if run.resumed else None
     if frozen is None:
-        frozen = freeze(run, job.archive, store, table, job.wanted)
+        frozen = freeze(run, job.archive, store, table, job.wanted, source=Store(job.source))
         if frozen is None:
             assert table is not None
             say(
@@ -169,7 +177,7 @@ def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, A
     gate = gate_of(f"{run.id}-{number}") if job.watches else None
     # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
     readers = max(1, max((hands.workers for hands in job.river), default=1) // 4)
-    reads = {"archive": job.archive, "store": job.store, "output": job.store, "gate": gate}
+    reads = {"archive": job.archive, "store": job.source, "output": job.store, "gate": gate}
     read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
     write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
     stages = [

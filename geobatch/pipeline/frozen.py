@@ -51,16 +51,22 @@ class Wanted:
 
 
 def freeze(
-    run: Run, archive: ArchiveConfig, store: Store, table: Snapshot | None, wanted: Wanted | None = None
+    run: Run,
+    archive: ArchiveConfig,
+    store: Store,
+    table: Snapshot | None,
+    wanted: Wanted | None = None,
+    source: Store | None = None,
 ) -> dict[str, Any] | None:
     """Lists the archive into the run's frozen plan; None if nothing in it is new, and nothing in the table is gone.
 
     Args:
         run: whose record is written once there is something to do.
         archive: what is listed.
-        store: reaches archive and output.
+        store: reaches the output, and the archive too if `source` is None.
         table: what the run adds to; None: nothing is known.
         wanted: None: no more than what is new; objects that are gone are not marked, and equal bytes are computed again.
+        source: reaches the archive.
 
     Raises:
         UserError: nothing is there, or nothing of what the table holds; it may not be read.
@@ -68,7 +74,7 @@ def freeze(
     known = _Known(store, archive, table, wanted or Wanted(), marks=wanted is not None) if table is not None else None
     counts: dict[str, Any] = {"listed": 0, "skipped": 0, "known": 0, "images": 0}
     with Progress("listed", unit="objects") as progress:
-        stream = _tables(run, archive, store, known, counts, progress)
+        stream = _tables(run, archive, store, source or store, known, counts, progress)
         first = next(stream, None)
         if first is None and known is not None and not (counts.get("vanished") or counts.get("returned")):
             return None
@@ -85,12 +91,18 @@ def freeze(
 
 
 def _tables(
-    run: Run, archive: ArchiveConfig, store: Store, known: _Known | None, counts: dict[str, Any], progress: Progress
+    run: Run,
+    archive: ArchiveConfig,
+    store: Store,
+    source: Store,
+    known: _Known | None,
+    counts: dict[str, Any],
+    progress: Progress,
 ) -> Iterator[pa.Table]:
     """The plan's tables; at the end `counts` is all that the plan's record holds beside them."""
     held = known.held if known is not None else None
     asked = (held.known, held.met) if held is not None else (None, None)
-    for planned in plan(store, archive, *asked, may_be_empty=known is not None and known.marks and len(known.held) > 0):
+    for planned in plan(source, archive, *asked, may_be_empty=known is not None and known.marks and len(known.held) > 0):
         counts["images"] += len(planned.table)
         counts.update(skipped=planned.skipped, known=planned.known)
         progress.add(planned.listed - counts["listed"])

@@ -25,9 +25,10 @@ from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, sent
 from geobatch.pipeline.frozen import Wanted
 from geobatch.pipeline.methods import choose
+from geobatch.pipeline.reach import reached
 from geobatch.progress import say
 from geobatch.sink import latest
-from geobatch.store import Store, StoreConfig, join
+from geobatch.store import Store, StoreConfig, StoreOverride, join
 
 #: Raised by hand when a change of the code changes answers that no setting explains; old tables are then refused.
 ANSWER_VERSION = 2
@@ -85,6 +86,10 @@ class GeolocateBucket:
     """Ray cluster to work on ("auto", or its address); default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
+    archive_store: StoreOverride = field(default_factory=StoreOverride)
+    """What is different about the archive's store."""
+    output_store: StoreOverride = field(default_factory=StoreOverride)
+    """What is different about the output's store."""
 
 
 def geolocate(config: GeolocateBucket) -> dict[str, Any]:
@@ -95,9 +100,10 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         MachineError: workers kept failing; the same call takes the run up again.
     """
     workers = config.workers or cores()
+    reach = reached(config)
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
     chosen = choose(Store(config.store), config, workers)
-    if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(config.store), config.archive, config.exclude):
+    if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(reach.archive), config.archive, config.exclude):
         raise UserError(
             f"{config.archive} holds texts, and {chosen.method} reads photographs; use a model of --method ngcg, or leave the "
             "texts out with --exclude"
@@ -125,7 +131,8 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
                 texts=chosen.texts,
             ),
             output=config.output,
-            store=config.store,
+            store=reach.output,
+            archive_store=reach.archive,
             method=chosen.method,
             fingerprint=fingerprint(decides),
             river=sent([ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river], config.address),
@@ -137,7 +144,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     )
     if account["new"]:
         tell(account, config.output)
-    store, run = Store(config.store), account["run"]
+    store, run = Store(reach.output), account["run"]
     if chosen.method == "geolocsft" and (found := diagnose(store, config.output, run)):
         account["health"] = found
     judged = chosen.method == "geotoken" and config.geotoken.judge.asked

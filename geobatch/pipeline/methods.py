@@ -34,7 +34,7 @@ from geobatch.pipeline.folder import (
 )
 from geobatch.pipeline.ngcg_model import METHOD, Opened, open_model
 from geobatch.progress import say
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Store, StoreConfig, StoreOverride
 
 #: Each has `Locate`, its settings.
 METHODS = ("geotoken", "geolocsft", "geoclip", METHOD)
@@ -78,6 +78,10 @@ class Asked(Protocol):
     @property
     def store(self) -> StoreConfig:
         """How buckets are reached."""
+
+    @property
+    def archive_store(self) -> StoreOverride:
+        """What is different about the archive's."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def _ngcg(store: Store, asked: Asked, encoder: Opened, workers: int) -> Chosen:
         raise UserError("no gallery is named; give --gallery, made by jobs/build_gallery.py --encoder with the same model")
     gallery = local_folder(store, named, "gallery")
     encoder.suits(gallery)
-    texts = settings.queries == "texts" or (settings.queries == "auto" and _said(store, asked))
+    texts = settings.queries == "texts" or (settings.queries == "auto" and _said(asked))
     described = {}
     if texts and settings.describe:
         raise UserError(f"{asked.archive} holds texts, which need no --ngcg.describe; leave it out")
@@ -232,6 +236,6 @@ def _ngcg(store: Store, asked: Asked, encoder: Opened, workers: int) -> Chosen:
     return Chosen(METHOD, decides, river, side, far=not texts, texts=settings.column if texts else "")
 
 
-def _said(store: Store, asked: Asked) -> bool:
+def _said(asked: Asked) -> bool:
     """Whether the archive is one of texts: a column of them is named, or it looks like one."""
-    return asked.ngcg.column != "auto" or holds_texts(store, asked.archive)
+    return asked.ngcg.column != "auto" or holds_texts(Store(asked.archive_store.over(asked.store)), asked.archive)
