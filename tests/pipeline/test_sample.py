@@ -1,0 +1,169 @@
+"""What is drawn of an archive, and what a sample says about all of it, by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geobatch.actors import Hands
+from geobatch.archive.plan import Planned
+from geobatch.errors import UserError
+from geobatch.pipeline.estimate import lines, projected
+from geobatch.pipeline.prices import Prices
+from geobatch.pipeline.sample import KEPT, Clock, Listed, Sample, look
+from geobatch.schema import PLAN
+from tests.sink.rows import manifest
+
+shards = st.lists(
+    st.one_of(
+        st.tuples(st.just("object"), st.integers(1, 5)),
+        st.tuples(st.just("zip"), st.integers(1, 3)),
+        st.tuples(st.sampled_from(["tar", "parquet"]), st.just(1)),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def planned(kinds: list[tuple[str, int]], size: int = 1) -> pa.Table:
+    table = manifest([(kind, [f"s{n}#{row}" for row in range(rows)]) for n, (kind, rows) in enumerate(kinds)])
+    return table.set_column(table.column_names.index("size"), PLAN.field("size"), pa.array([size] * len(table), pa.int64()))
+
+
+def plans(table: pa.Table, pieces: int = 1) -> Iterator[Planned]:
+    """The planner's tables: shards whole, counts rising, the last one always there."""
+    numbers = sorted(set(table["shard"].to_pylist()))
+    for piece in range(pieces):
+        mine = {number for number in numbers if number * pieces // len(numbers) == piece}
+        rows = table.filter(pa.array([number in mine for number in table["shard"].to_pylist()]))
+        yield Planned(rows, listed=1000 * (piece + 1), skipped=piece, known=7)
+
+
+@settings(deadline=None, max_examples=50)
+@given(shards, st.integers(1, 4), st.integers(1, 200), st.integers(0, 5))
+def test_everything_is_counted_and_whole_shards_are_drawn(
+    kinds: list[tuple[str, int]], pieces: int, images: int, seed: int
+) -> None:
+    table = planned(kinds, size=10)
+    found = look(plans(table, pieces), Sample(images=images, seed=seed))
+    truth = Counter[str]()
+    for kind, rows in kinds:
+        truth[kind] += rows
+    assert found.rows == truth and found.size == Counter({kind: 10 * rows for kind, rows in truth.items()})
+    assert found.shards == Counter(kind for kind, _ in kinds)
+    assert (found.listed, found.known, found.complete) == (1000 * pieces, 7, True)
+    rows = [tuple(shard["image_id"].to_pylist() + shard["uri"].to_pylist()) for _, shard in found.drawn]
+    assert len(set(rows)) == len(rows) and all(len(set(shard["shard"].to_pylist())) == 1 for _, shard in found.drawn)
+    for kind, shard in found.drawn:
+        whole = table.filter(pa.compute.equal(table["shard"], shard["shard"][0]))
+        assert shard.equals(whole) and set(shard["kind"].to_pylist()) == {kind}
+    enough = sum(len(shard) for _, shard in found.drawn) >= images
+    assert enough or Counter(kind for kind, _ in found.drawn) == Counter({k: min(n, KEPT) for k, n in found.shards.items()})
+    if len(found.drawn) >= len(found.shards):
+        assert {kind for kind, _ in found.drawn} == set(found.shards), "each kind gives one before any gives two"
+
+
+def test_a_seed_draws_again_what_it_drew_and_every_shard_has_its_chance() -> None:
+    table = planned([("object", 2)] * 40)
+
+    def drawn(seed: int) -> list[int]:
+        return [shard["shard"][0].as_py() for _, shard in look(plans(table), Sample(images=8, seed=seed)).drawn]
+
+    assert drawn(3) == drawn(3) and len(drawn(3)) == 4
+    times = Counter(number for seed in range(400) for number in drawn(seed))
+    assert set(times) == set(range(40)) and max(times.values()) < 75, "400 draws of 4 in 40 are 40 each, give or take 18"
+
+
+def test_a_listing_that_is_cut_off_says_so() -> None:
+    table = planned([("object", 2)] * 40)
+    found = look(plans(table, pieces=4), Sample(listed=2000))
+    assert (found.listed, found.complete, found.rows["object"]) == (2000, False, 40)
+    assert look(plans(table, pieces=4), Sample(listed=4000)).complete
+
+
+def test_nothing_new_draws_nothing() -> None:
+    found = look(iter([Planned(planned([("object", 1)])[:0], listed=9, skipped=1, known=8)]), Sample())
+    assert (found.drawn, found.known, found.complete) == ([], 8, True)
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"listed": 0}])
+def test_a_sample_of_nothing_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="a sample needs"):
+        Sample(**wrong)
+
+
+def timed(slices: list[tuple[float, int, int, int]]) -> Clock:
+    """A clock that took down these (seconds, shard, images, bytes)."""
+    clock = Clock(images=100)
+    clock.slices = [(clock.started + at, *rest) for at, *rest in slices]  # type: ignore[misc]
+    clock.read = sum(images for _, _, images, _ in slices)
+    return clock
+
+
+def test_by_hand() -> None:
+    """20 images a second after 10 s; 1000 loose images and tars of 30 MB whose images had 20 kB each: 2500 in all."""
+    found = Listed(listed=1003, skipped=2, known=1)
+    found.rows.update({"object": 1000, "tar": 3})
+    found.size.update({"object": 10_000_000, "tar": 30_000_000})
+    found.shards.update({"object": 10, "tar": 3})
+    table = planned([("object", 1)])
+    found.drawn = [("object", table), ("tar", table)]
+    clock = timed([(10.0, 0, 50, 500_000), (12.0, 1, 50, 1_000_000), (15.0, 0, 50, 500_000)])
+    assert (clock.start_seconds(), clock.rate()) == (pytest.approx(10), pytest.approx(20))
+    done = {
+        "read": 150, "placed": 140, "rejected": 10, "bytes": 2_000_000, "reasons": {"broken": 10}, "usd": 0.01,
+        "wall_seconds": 16.0, "slowest": "Embed", "seconds": {"Read": 1.5, "Embed": 6.0},
+        "stages": {"Read": {"workers": 1, "images_a_second": 100.0}, "Embed": {"workers": 1, "images_a_second": 25.0}},
+    }  # fmt: skip
+    told = projected(found, clock, done, {"gpu": 2, "cpu": 1}, Prices(own={"gpu": 1.5, "cpu": 0.6}, date="2026-11"))
+    assert (told["images"], told["images_known"], told["bytes"], told["shards"]) == (2500, False, 40_000_000, 13)
+    assert (told["images_a_second"], told["images_a_second_at_best"]) == (20, 25)
+    assert (told["seconds"], told["seconds_at_best"]) == (10 + 125, 10 + 100)
+    assert told["usd"] == round(3.6 / 3600 * 135, 4) and told["usd_at_best"] == round(3.6 / 3600 * 110, 4)
+    assert told["usd_a_million"] == 54.0
+    assert told["stages"]["Embed"] == {"seconds_an_image": 0.04, "workers": 1}
+    said = lines({"new": True, "listed": 1003, "skipped": 2, "known": 1, "complete": False, **told}, "out")
+    assert said == [
+        "dry run: at least about 2,500 images, 0.04 GB in 13 shards; nothing was written",
+        "  passed over: 2 that are no images by name, 1 already in the table",
+        "  sample: 150 images in 16 s, the first after 10 s; 10 rejected, broken 10",
+        "  Read   10.00 ms an image, 1 at once",
+        "  Embed  40.00 ms an image, 1 at once  <- the slowest",
+        "  20.0 images a second as measured, 25.0 at best: 2 min, or 110 s",
+        "  cost on 1 x cpu, 2 x gpu: 0.14 USD, at best 0.11; 54.00 USD a million images (prices of 2026-11)",
+    ]
+    unpriced = projected(found, clock, done, {"z9": 1}, Prices())
+    assert (unpriced["usd"], unpriced["usd_a_million"], unpriced["unpriced"]) == (None, None, ["z9"])
+    assert lines({"new": True, "listed": 1, "skipped": 0, "known": 0, "complete": True, **unpriced}, "out")[-1] == (
+        "  cost: not known; name the price of z9 in a file of --prices"
+    )
+
+
+def test_one_slice_is_timed_from_the_start() -> None:
+    clock = timed([(4.0, 0, 8, 80)])
+    assert clock.rate() == pytest.approx(2.0)
+
+
+def test_the_clock_ends_the_sample_and_starts_once(tmp_path: Path) -> None:
+    clock = Clock(images=10)
+    clock.river([Hands(stage=dict)])
+    started = clock.started
+    clock.river([Hands(stage=dict)])
+    assert clock.started == started and clock.enough() is None
+    clock.slice({"shard": 0, "read": 9, "bytes": 1})
+    assert clock.enough() is None
+    clock.slice({"shard": 0, "read": 1, "bytes": 1})
+    assert clock.enough() == "sampled: 10 images are enough"
+
+
+def test_nothing_to_do_is_two_lines() -> None:
+    assert lines({"new": False, "listed": 9, "skipped": 1, "known": 8, "complete": True}, "out") == [
+        "dry run: nothing new in 9 objects for out",
+        "  passed over: 1 that are no images by name, 8 already in the table",
+    ]
