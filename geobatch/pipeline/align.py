@@ -34,6 +34,7 @@ from geobatch.progress import Progress, say
 from geobatch.sink import Snapshot, latest
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop
+from geobatch.train.ready import ready
 
 COLUMNS = ["picture", "picture_width", "picture_height", "latitude", "longitude"]
 
@@ -98,6 +99,9 @@ class GeoTokenAlign:
     """Actors of each heavy stage while decoding, at most; 0: one a CPU of this machine."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask for instead, as NAME:KEY=VALUE,…: Decode:workers=32 Embed:gpus=0.5,accelerator=L4; KEY is workers,
+    least, cpus, gpus, memory (GiB), accelerator, resource.NAME or label.NAME."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -114,6 +118,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
     settings = _settings(config)
     output = Path(config.output)
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
+    ready(config.loop, output, config.address)
     store = Store(config.store)
     encoder = _beginning(config, work, store)
     text, towns = _captions(config, settings, encoder, store)
@@ -246,6 +251,7 @@ def _decoded(config: GeoTokenAlign, output: Path, store: Store) -> Snapshot:
                 Hands(stage=Label, make={"truth": config.truth, "store": config.store}),
             ],
             address=config.address,
+            stages=config.stages,
             what="decoded",
         )
     )

@@ -77,6 +77,9 @@ class BuildGallery:
     """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask for instead, as NAME:KEY=VALUE,…: Decode:workers=32 Embed:gpus=0.5,accelerator=L4; KEY is workers,
+    least, cpus, gpus, memory (GiB), accelerator, resource.NAME or label.NAME."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -84,7 +87,7 @@ class BuildGallery:
 
 
 #: What the jobs that embed on their way to something else have in common with this one.
-_SHARED = ("archive", "truth", "include", "exclude", "decode", "workers", "gpus", "address", "store")
+_SHARED = ("archive", "truth", "include", "exclude", "decode", "workers", "gpus", "stages", "address", "store")
 
 
 def embedded(config: Any, output: Path, encoder: Path) -> Snapshot:
@@ -110,6 +113,7 @@ def embed_archive(config: BuildGallery, by: Embedding | None = None) -> dict[str
             river=sent(by.river, config.address),
             relocate=config.relocate,
             address=config.address,
+            stages=config.stages,
             what="embedded",
         )
     )

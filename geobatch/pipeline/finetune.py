@@ -40,6 +40,7 @@ from geobatch.store import Store, StoreConfig
 from geobatch.train import lora
 from geobatch.train.loop import Loop, Worker, fit
 from geobatch.train.merge import merge
+from geobatch.train.ready import ready
 
 ADAPTER, MERGED = "adapter", "merged"
 
@@ -124,6 +125,7 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     store = Store(config.store)
     base = _base(store, config, preset)
     output = Path(config.output).resolve()  # training workers have a directory of their own
+    ready(loop, output, config.address)
     work = output.parent / f".{output.name}.work"
     path = work / "examples.arrow"
     written = _written(store, config, base, path)

@@ -46,6 +46,7 @@ from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop, Worker, fit
 from geobatch.train.merge import merge
+from geobatch.train.ready import ready
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,9 @@ class NgcgTrain:
     """Images of one unit of work while decoding, at most; decoded, one of 448 pixels is 0.6 MB."""
     workers: int = 0
     """Actors that decode, at most; 0: one a CPU of this machine."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask for instead, as NAME:KEY=VALUE,…: Decode:workers=32 Embed:gpus=0.5,accelerator=L4; KEY is workers,
+    least, cpus, gpus, memory (GiB), accelerator, resource.NAME or label.NAME."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -183,7 +187,7 @@ def _checked(config: NgcgTrain) -> None:
 
 
 def _enough(config: NgcgTrain) -> None:
-    """That there is a GPU for each worker that wants one."""
+    """That there is a GPU for each worker that wants one, and that a cluster can train at all."""
     join_cluster(config.address)
     workers = config.loop.workers
     there = cluster_gpus() or torch.cuda.device_count()
@@ -192,6 +196,7 @@ def _enough(config: NgcgTrain) -> None:
             f"{workers} workers with a GPU each are asked for, and {there:g} GPUs are here; lower --loop.workers, or leave "
             "--loop.gpu out"
         )
+    ready(config.loop, Path(config.output), config.address)
 
 
 def _ours(output: Path) -> bool:
@@ -215,6 +220,7 @@ def _source(config: NgcgTrain, side: int) -> Source:
         grouping=config.grouping,
         decode=replace(config.decode, side=side) if config.decode.side == DecodeConfig.side else config.decode,
         workers=config.workers,
+        stages=config.stages,
         address=config.address,
         store=config.store,
     )

@@ -61,6 +61,7 @@ class Source:
         grouping: what shows the same place.
         decode: how pictures are decoded; its side is the network's.
         workers: actors that decode, at most; 0: one a CPU of this machine.
+        stages: what single stages ask for instead, as the flag --stages says it.
     """
 
     archive: ArchiveConfig
@@ -69,6 +70,7 @@ class Source:
     grouping: Grouping = "auto"
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     workers: int = 0
+    stages: tuple[str, ...] = ()
     address: str | None = None
     store: StoreConfig = field(default_factory=StoreConfig)
 
@@ -154,6 +156,7 @@ def _table(source: Source, output: Path, decides: str) -> Snapshot:
             fingerprint=decides,
             river=source.river(),
             address=source.address,
+            stages=source.stages,
             what="paired",
         )
     )

@@ -44,6 +44,7 @@ from geobatch.pipeline.trainees import WHOLE, Make, MakeReward, part, taught
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop
+from geobatch.train.ready import ready
 
 #: Images kept out that the card's figures are of, at most: a share among 4,096 is known to 1.6 points.
 MEASURED = 4096
@@ -113,6 +114,9 @@ class GeoTokenTrain:
     """Actors of each heavy stage while embedding, at most; 0: one a CPU of this machine."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask for instead, as NAME:KEY=VALUE,…: Decode:workers=32 Embed:gpus=0.5,accelerator=L4; KEY is workers,
+    least, cpus, gpus, memory (GiB), accelerator, resource.NAME or label.NAME."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -132,6 +136,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
         raise UserError(WHOLE)
     output = Path(config.output)
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
+    ready(config.loop, output, config.address)
     store = Store(config.store)
     encoder = local_folder(store, config.encoder, "encoder")
     folder = local_folder(store, config.gallery, "gallery")

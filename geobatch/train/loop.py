@@ -15,6 +15,9 @@ Ray's report is a barrier of 20 to 50 ms, so progress goes another way: rank 0 t
 second, which the driver asks while it waits. Start-up of two workers on two cores takes about 10 s, most of
 it importing torch and transformers twice.
 
+Before it starts, and on every node that a worker starts on later, `geobatch.train.ready` asks whether workers find room and
+see the same disk. A node that an autoscaler brings may take an hour to come; the group waits for it.
+
 Workers hold the same parameters and average gradients (DDP), or each holds a part of every layer and borrows the rest
 while it computes (`parallel="fsdp"`, see `shard`). What a checkpoint holds is the trainee's choice: a trainee of adapters
 saves no frozen base.
@@ -38,13 +41,20 @@ import torch
 from ray import train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from geobatch.errors import MachineError, UserError
+from geobatch.nodes import brought
+from geobatch.store.travel import travelling
+from geobatch.train.ready import enough, marked, mounted
 from geobatch.train.shard import shard
-from geobatch.train.watch import POLL_SECONDS, Board, Halt, users_fault, watched
+from geobatch.train.watch import POLL_SECONDS, Board, Halt, cause_of, users_fault, watched
 
 _STATE, _MODEL = "state.pt", "model"
+
+#: Seconds that a group waits for its nodes before Ray asks for them anew; it asks again and again.
+NODES_SECONDS = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +70,9 @@ class Loop:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Whether each worker holds the whole model, or a part of each layer, for models that no single GPU can train."""
 
+    accelerator: str = ""
+    """Type of each worker's GPU as Ray names it, such as L4 or A100; default: any."""
+
     cpus: float = 1.0
     """CPUs, and threads, of each worker."""
 
@@ -74,6 +87,16 @@ class Loop:
 
     storage: str = ""
     """Folder (shared by all machines) or s3:// prefix for checkpoints; default: beside the model."""
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What a worker asks of its node, as Ray names it."""
+        gpu = {"GPU": 1.0} if self.gpu else {}
+        return {"CPU": self.cpus, **gpu, **({f"accelerator_type:{self.accelerator}": 0.001} if self.accelerator else {})}
+
+    def kept(self, output: Path) -> str:
+        """Where the checkpoints of a model at `output` lie."""
+        return self.storage or str((output.parent / f".{output.name}.training").resolve())
 
 
 @dataclass(frozen=True)
@@ -147,35 +170,16 @@ def fit(
         MachineError: workers kept dying, or the trainee kept raising.
     """
     loop = loop or Loop()
-    _enough(loop)
-    storage = loop.storage or str((output.parent / f".{output.name}.training").resolve())
+    if not ray.is_initialized():
+        raise UserError("training needs Ray; call geobatch.actors.start first, or set RAY_ADDRESS")
+    enough(loop)
+    storage = loop.kept(output)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    board = ray.remote(num_cpus=0)(Board).remote()
-    trainer = TorchTrainer(
-        _train,
-        train_loop_config={"make": make, "board": board, "loop": loop, "called": time.time()},
-        torch_config=TorchConfig(backend="nccl" if loop.gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(
-            num_workers=loop.workers,
-            use_gpu=loop.gpu,
-            resources_per_worker={"CPU": loop.cpus, **({"GPU": 1} if loop.gpu else {})},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=loop.failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=loop.keep),
-            callbacks=[Halt()],
-        ),
-    )
-    try:
-        result = watched(trainer, board, watch)
-    except Exception as error:
-        if fault := users_fault(error):
-            raise fault from None
-        raise MachineError(f"training {name} failed: {_cause(error)}") from error
-    finally:
-        ray.kill(board)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(NODES_SECONDS))
+    make = travelling(make, mounted=True)
+    mounted(make)
+    with marked(storage) as mark:
+        result = _fitted({"make": make, "mark": mark, "loop": loop}, name, watch)
     if result.checkpoint is None:
         raise MachineError(f"training {name} ended without a checkpoint; delete {storage}/{name} and start again")
     _take_out(result.checkpoint, output)
@@ -184,15 +188,50 @@ def fit(
     return {key: value for key, value in (result.metrics or {}).items() if isinstance(value, (int, float))}
 
 
+def _fitted(told: dict[str, Any], name: str, watch: Callable[[int, int, float], None] | None) -> Any:
+    """Ray Train's result of a training."""
+    loop: Loop = told["loop"]
+    # On this node: one that is taken away must not take the word of how far training is with it.
+    beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=beside).remote()
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={**told, "board": board, "called": time.time()},
+        torch_config=TorchConfig(backend="nccl" if loop.gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(
+            num_workers=loop.workers,
+            use_gpu=loop.gpu,
+            resources_per_worker={kind: amount for kind, amount in loop.each.items() if kind in ("CPU", "GPU")},
+            accelerator_type=loop.accelerator or None,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=told["mark"].folder,
+            failure_config=FailureConfig(max_failures=loop.failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=loop.keep),
+            callbacks=[Halt()],
+        ),
+    )
+    try:
+        return watched(trainer, board, watch)
+    except Exception as error:
+        if fault := users_fault(error):
+            raise fault from None
+        raise MachineError(f"training {name} failed: {cause_of(error)}") from error
+    finally:
+        ray.kill(board)
+
+
 def _train(told: dict[str, Any]) -> None:
     """One worker, from its first line to its last."""
     loop: Loop = told["loop"]
+    told["mark"].here()
     context = train.get_context()
     rank = context.get_world_rank()
     if not loop.gpu:
         torch.set_num_threads(max(1, int(loop.cpus)))
     device = train.torch.get_device()
-    trainee: Trainee = told["make"](_worker(loop, context, str(device)))
+    trainee: Trainee = brought(told["make"])(_worker(loop, context, str(device)))
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -253,28 +292,6 @@ def _take_out(checkpoint: Checkpoint, output: Path) -> None:
         if output.exists():
             output.rename(Path(scratch) / "before")
         fresh.rename(output)
-
-
-def _enough(loop: Loop) -> None:
-    if not ray.is_initialized():
-        raise UserError("training needs Ray; call geobatch.actors.start first, or set RAY_ADDRESS")
-    have = ray.cluster_resources()
-    for kind, each in (("CPU", loop.cpus), ("GPU", float(loop.gpu))):
-        if each * loop.workers > have.get(kind, 0):
-            raise UserError(
-                f"{loop.workers} workers need {each * loop.workers:g} {kind}s and the cluster has "
-                f"{have.get(kind, 0):g}; lower --workers"
-            )
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost message, one line: Ray wraps errors in errors."""
-    failures = getattr(error, "worker_failures", None)
-    inner = next(iter(failures.values())) if failures else error
-    while getattr(inner, "cause", None) is not None or inner.__cause__ is not None:
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line for line in str(inner).splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"
 
 
 def _peak_mib() -> float:

@@ -48,6 +48,16 @@ def users_fault(error: BaseException) -> UserError | None:
     return next((each for each in raised if isinstance(each, UserError)), None)
 
 
+def cause_of(error: BaseException) -> str:
+    """The innermost message, one line: Ray wraps errors in errors."""
+    failures = getattr(error, "worker_failures", None)
+    inner = next(iter(failures.values())) if failures else error
+    while getattr(inner, "cause", None) is not None or inner.__cause__ is not None:
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = [line for line in str(inner).splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {lines[-1].strip() if lines else ''}"
+
+
 def watched(trainer: TorchTrainer, board: Any, watch: Callable[[int, int, float], None] | None) -> Any:
     """`trainer.fit()`, with what rank 0 says passed on to `watch` meanwhile."""
     if watch is None:
