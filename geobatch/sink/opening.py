@@ -84,6 +84,12 @@ def begin(run: Run) -> Run:
     return Run(store=run.store, output=run.output, id=run.id, record=theirs, resumed=True)
 
 
+def unfinished_run(store: Store, output: str) -> tuple[str, int]:
+    """Id of the run that may be taken up ("" where none may), and the number of the newest one."""
+    number, state = _last_run(store, output, latest(store, output))
+    return (f"{number:06d}" if state is not None and not state["done"] else ""), number
+
+
 def _last_run(store: Store, output: str, table: Snapshot | None) -> tuple[int, dict[str, Any] | None]:
     """Number of the newest run with a record (0: none), and the record with `done` added."""
     number = int(table.record["run"]) if table is not None else 0

@@ -91,17 +91,24 @@ def _reused(rows: pa.Table, stamp: Stamp) -> pa.Table:
 def parquet(rows: pa.Table) -> bytes:
     """The rows as the bytes of one Parquet file, GeoParquet if they have a geometry."""
     if "geometry" in rows.column_names:
-        rows = rows.replace_schema_metadata({b"geo": json.dumps(_geo(rows)).encode()})
+        rows = rows.replace_schema_metadata({b"geo": json.dumps(geo(_bounds(rows))).encode()})
     out = pa.BufferOutputStream()
     pq.write_table(rows, out, compression="zstd", row_group_size=max(1, len(rows)))
     return out.getvalue().to_pybytes()
 
 
-def _geo(rows: pa.Table) -> dict[str, object]:
+def _bounds(rows: pa.Table) -> list[float] | None:
     latitude, longitude = _numbers(rows, "latitude"), _numbers(rows, "longitude")
+    if not np.isfinite(latitude).any():
+        return None
+    return [float(f(v)) for f in (np.nanmin, np.nanmax) for v in (longitude, latitude)]
+
+
+def geo(bounds: list[float] | None) -> dict[str, object]:
+    """GeoParquet's metadata of rows within these bounds (west, south, east, north); None: of rows without a place."""
     column: dict[str, object] = {"encoding": "WKB", "geometry_types": ["Point"]}
-    if np.isfinite(latitude).any():
-        column["bbox"] = [float(f(v)) for f in (np.nanmin, np.nanmax) for v in (longitude, latitude)]
+    if bounds is not None:
+        column["bbox"] = bounds
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
