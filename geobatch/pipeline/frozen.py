@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.archive.config import ArchiveConfig
-from geobatch.archive.plan import plan
+from geobatch.archive.plan import Planned, plan
 from geobatch.progress import Progress, say
 from geobatch.schema import LAYOUTS
 from geobatch.sink import Run, Snapshot, begin
@@ -88,6 +88,17 @@ def freeze(
     if known is not None and known.marks:
         _tell(counts, known.held)
     return frozen
+
+
+def expected(
+    archive: ArchiveConfig, store: Store, table: Snapshot | None, wanted: Wanted | None = None, source: Store | None = None
+) -> Iterator[Planned]:
+    """What `freeze` would plan now, with nothing written; arguments and errors as there."""
+    if table is None:
+        yield from plan(source or store, archive)
+        return
+    held = _Known(store, archive, table, wanted or Wanted(), marks=False).held
+    yield from plan(source or store, archive, held.known, held.met, may_be_empty=wanted is not None and len(held) > 0)
 
 
 def _tables(
