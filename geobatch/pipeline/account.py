@@ -35,6 +35,7 @@ from geobatch.actors import Hands
 from geobatch.errors import GeobatchError, UserError
 from geobatch.pipeline.machines import LOOK_SECONDS, Hours, Node, nodes
 from geobatch.pipeline.prices import Prices
+from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.sink import Run
 
@@ -63,7 +64,7 @@ class Spent:
         return Spent(self.wall + other.wall, machines, {**self.workers, **other.workers})
 
 
-class Account:
+class Account(Onlooker):
     """Keeps the account of a run; a `Watch`.
 
     Args:
@@ -114,13 +115,6 @@ class Account:
         if self._passes > 1:
             metrics.retried("pass")
         self.sample()
-
-    def slice(self, row: dict[str, Any]) -> None:
-        """Nothing: commits are counted when they are all there."""
-
-    def enough(self) -> str | None:
-        """Never: a budget asks `cost_so_far`."""
-        return None
 
     def end(self, account: dict[str, Any]) -> dict[str, Any]:
         """What the top of this module says."""

@@ -33,12 +33,14 @@ from typing import Any
 import pyarrow as pa
 
 from geobatch.archive.plan import Planned
+from geobatch.errors import UserError
 from geobatch.pipeline.account import Account, costs, lasted
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.prices import Prices
 from geobatch.pipeline.sample import Clock, Listed, Sample, look
-from geobatch.progress import say
-from geobatch.sink import begin, open_run
+from geobatch.progress import Progress, say
+from geobatch.sink import begin, latest, open_run
+from geobatch.sink.opening import unfinished_run
 from geobatch.sink.record import WHOLE
 from geobatch.store import Store, split
 
@@ -48,25 +50,46 @@ def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices
 
     Args:
         job: the run; its watches are left out.
-        plans: what the run would plan, as the planner yields it.
+        plans: what it would plan (`geobatch.pipeline.frozen.expected`); not asked for before it is sure that the run may be.
         sample: how much is looked at.
         prices: what an hour of a machine costs.
 
     Returns:
-        The record that `lines` prints: counts, rates, hours and USD; `"new": False` where there is nothing to do.
+        The record that `lines` prints: counts, rates, seconds and USD; `"new": False` where there is nothing to do.
+
+    Raises:
+        UserError: the run itself would refuse: another fingerprint, an archive that holds nothing.
     """
-    found = look(plans, sample)
+    store = Store(job.store)
+    table = latest(store, job.output)
+    if table is not None and table.record["fingerprint"] != job.fingerprint and not job.relocate:
+        raise UserError(
+            f"{job.output} was made by another model, gallery or setting, and the run would be refused; choose another "
+            "--output, or give --relocate"
+        )
+    unfinished, _ = unfinished_run(store, job.output)
+    with Progress("listed", unit="objects") as progress:
+        found = look(_counted(plans, progress), sample)
     counts = {"listed": found.listed, "skipped": found.skipped, "known": found.known, "complete": found.complete}
+    told = {"dry_run": True, "new": bool(found.drawn), "unfinished": unfinished, **counts}
     if not found.drawn:
-        return {"dry_run": True, "new": False, **counts}
+        return told
     clock, account = Clock(sample.images), Account(prices, job.address)
     with _beside(job) as output:
-        tried = replace(job, output=output, relocate=False, watches=(account, clock), what="sampled")
+        tried = replace(job, output=output, relocate=False, wanted=None, watches=(account, clock), what="sampled")
         _freeze(tried, found)
         with redirect_stdout(StringIO()):  # of a run in a folder that nobody will see
             done = flow(tried)
         there = [prices.kind(node.names) for node in account.look()]
-    return {"dry_run": True, "new": True, **counts, **projected(found, clock, done, Counter(there), prices)}
+    return {**told, **projected(found, clock, done, Counter(there), prices)}
+
+
+def _counted(stream: Iterator[Planned], progress: Progress) -> Iterator[Planned]:
+    listed = 0
+    for planned in stream:
+        progress.add(planned.listed - listed)
+        listed = planned.listed
+        yield planned
 
 
 def projected(
@@ -166,7 +189,8 @@ def _beside(job: Flow) -> Iterator[str]:
 
 def lines(told: Mapping[str, Any], output: str) -> list[str]:
     """An estimate, for the terminal."""
-    passed = f"passed over: {told['skipped']:,} that are no images by name, {told['known']:,} already in the table"
+    before = f", beside the unfinished run {told['unfinished']}, which goes first" if told["unfinished"] else ""
+    passed = f"passed over: {told['skipped']:,} that are no images by name, {told['known']:,} already in the table{before}"
     if not told["new"]:
         return [f"dry run: nothing new in {told['listed']:,} objects for {output}", f"  {passed}"]
     least = "" if told["complete"] else "at least "

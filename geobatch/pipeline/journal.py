@@ -3,9 +3,10 @@
     {"time": "2026-11-20T02:14:07+00:00", "event": "slice", "run": "000007", "shard": 12, "slice": 0, "last": true, "read": 256,
      "placed": 250, "rejected": 6, "reasons": {"broken": 6}, "bytes": 61234567, "written": 301234, "seconds": {"Read": 1.2, …}}
 
-Further events are "begin" (the plan is frozen), "pass" (a river starts), and "end", which holds the whole account. The driver
-writes them: lines are whole, in the order of the commits, and as many as there are slices. A file is appended to, so that the
-nights of a month may share one; a driver that is killed leaves no half line, since each is one write.
+Further events are "begin" (the plan is frozen), "pass" (a river starts), "canary" (a slice of the canary's, which is not the
+table's), and "end", which holds the account. The driver writes them: lines are whole, in the order of the commits, and as many
+as there are slices. A file is appended to, so that the nights of a month may share one; a driver that is killed leaves no half
+line, since each is one write.
 
 Why not in the bucket: S3 appends nothing, and a line an object would double the requests; what a line says lies in the slice's
 commit already.
@@ -21,10 +22,11 @@ from typing import Any, TextIO
 
 from geobatch.actors import Hands
 from geobatch.errors import UserError
+from geobatch.pipeline.watch import Onlooker
 from geobatch.sink import Run
 
 
-class Journal:
+class Journal(Onlooker):
     """Writes the lines; a `Watch`.
 
     Args:
@@ -60,11 +62,9 @@ class Journal:
     def slice(self, row: dict[str, Any]) -> None:
         """A slice is committed."""
         told = {"shard": row["shard"], "slice": row["number"], **{n: v for n, v in row.items() if n not in ("shard", "number")}}
-        self._write("slice", **told | {name: dict(told[name]) for name in ("reasons", "seconds")})
-
-    def enough(self) -> str | None:
-        """Never."""
-        return None
+        self._write(
+            "slice" if row["shard"] >= 0 else "canary", **told | {name: dict(told[name]) for name in ("reasons", "seconds")}
+        )
 
     def end(self, account: dict[str, Any]) -> dict[str, Any]:
         """The account is complete."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 from geobatch.actors import Hands
 from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
-from geobatch.sink import Run
+from geobatch.pipeline.watch import Onlooker
 from geobatch.sink.record import WHOLE
 
 #: Shards of each kind that are kept at most while the archive is listed.
@@ -104,7 +104,7 @@ def _shards(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
             start = end
 
 
-class Clock:
+class Clock(Onlooker):
     """When slices came, and of which shard; ends the run when there are images enough. A `Watch`."""
 
     def __init__(self, images: int) -> None:
@@ -112,9 +112,6 @@ class Clock:
         self.started = time.monotonic()
         self.slices: list[tuple[float, int, int, int]] = []  # time, shard, images, bytes
         self.river_made: list[Hands] = []
-
-    def begin(self, run: Run, frozen: dict[str, Any]) -> None:
-        """Nothing."""
 
     def river(self, hands: list[Hands]) -> None:
         """The clock starts once, with Ray up and before any actor is."""
@@ -129,13 +126,6 @@ class Clock:
     def enough(self) -> str | None:
         """Once the sample has its images."""
         return f"sampled: {self.read:,} images are enough" if self.read >= self.images else None
-
-    def end(self, account: dict[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing."""
 
     def start_seconds(self) -> float:
         """Until the first slice was there: actors, models, the first images."""

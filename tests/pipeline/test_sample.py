@@ -128,7 +128,7 @@ def test_by_hand() -> None:
     assert told["usd"] == round(3.6 / 3600 * 135, 4) and told["usd_at_best"] == round(3.6 / 3600 * 110, 4)
     assert told["usd_a_million"] == 54.0
     assert told["stages"]["Embed"] == {"seconds_an_image": 0.04, "workers": 1}
-    said = lines({"new": True, "listed": 1003, "skipped": 2, "known": 1, "complete": False, **told}, "out")
+    said = lines({"new": True, "unfinished": "", "listed": 1003, "skipped": 2, "known": 1, "complete": False, **told}, "out")
     assert said == [
         "dry run: at least about 2,500 images, 0.04 GB in 13 shards; nothing was written",
         "  passed over: 2 that are no images by name, 1 already in the table",
@@ -140,9 +140,9 @@ def test_by_hand() -> None:
     ]
     unpriced = projected(found, clock, done, {"z9": 1}, Prices())
     assert (unpriced["usd"], unpriced["usd_a_million"], unpriced["unpriced"]) == (None, None, ["z9"])
-    assert lines({"new": True, "listed": 1, "skipped": 0, "known": 0, "complete": True, **unpriced}, "out")[-1] == (
-        "  cost: not known; name the price of z9 in a file of --prices"
-    )
+    assert lines({"new": True, "unfinished": "", "listed": 1, "skipped": 0, "known": 0, "complete": True, **unpriced}, "out")[
+        -1
+    ] == ("  cost: not known; name the price of z9 in a file of --prices")
 
 
 def test_one_slice_is_timed_from_the_start() -> None:
@@ -163,7 +163,8 @@ def test_the_clock_ends_the_sample_and_starts_once(tmp_path: Path) -> None:
 
 
 def test_nothing_to_do_is_two_lines() -> None:
-    assert lines({"new": False, "listed": 9, "skipped": 1, "known": 8, "complete": True}, "out") == [
+    assert lines({"new": False, "unfinished": "000003", "listed": 9, "skipped": 1, "known": 8, "complete": True}, "out") == [
         "dry run: nothing new in 9 objects for out",
-        "  passed over: 1 that are no images by name, 8 already in the table",
+        "  passed over: 1 that are no images by name, 8 already in the table, "
+        "beside the unfinished run 000003, which goes first",
     ]

@@ -26,12 +26,12 @@ import ray
 from geobatch import metrics
 from geobatch.actors import Hands, start
 from geobatch.archive.config import ArchiveConfig
-from geobatch.archive.plan import plan
 from geobatch.errors import Rejection
 from geobatch.pipeline import estimate as estimates
 from geobatch.pipeline.account import Account
 from geobatch.pipeline.estimate import estimate
 from geobatch.pipeline.flow import Flow, flow
+from geobatch.pipeline.frozen import expected
 from geobatch.pipeline.journal import Journal
 from geobatch.pipeline.prices import Prices
 from geobatch.pipeline.sample import Sample
@@ -94,8 +94,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     job = job_of(folder, mark=None)
     start(job.river, num_gpus=1, _system_config={"metrics_report_interval_ms": 1000})
     try:
-        plans = plan(Store(), job.archive)
-        told = estimate(job, plans, Sample(images=64), PRICES)
+        told = estimate(job, expected(job.archive, Store(), None), Sample(images=64), PRICES)
         left = {path.name for path in folder.iterdir()}
         before = scrape()
         job = but(job_of(folder, str(folder / "mark")), watches=(Account(PRICES), Journal(str(folder / "log"))))
