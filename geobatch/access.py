@@ -36,7 +36,15 @@ def settle_mode(joins: bool) -> str:
     """Sets RAY_AUTH_MODE where it is unset; returns it. `joins`: a cluster of somebody else, in place of a private one."""
     there = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     there = there or (Path.home() / ".ray" / "auth_token").is_file()
-    return os.environ.setdefault(MODE, "token" if joins and there else "disabled")
+    mode = os.environ.setdefault(MODE, "token" if joins and there else "disabled")
+    import ray
+    from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, Config, get_authentication_mode
+
+    if not ray.is_initialized():  # it read the environment when it was imported, and a token when one was first asked for
+        if (get_authentication_mode() == AuthenticationMode.TOKEN) != (mode.lower() == "token"):
+            Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+    return mode
 
 
 @contextmanager

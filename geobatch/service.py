@@ -29,7 +29,8 @@ import ray
 
 from geobatch.actors import TASK_RETRIES, Hands
 from geobatch.errors import MachineError, UserError
-from geobatch.store.travel import arrived, outlined, travelling
+from geobatch.nodes import brought
+from geobatch.store.travel import outlined, travelling
 
 #: Seconds within which a question must be answered, starting a dead member again included.
 DEADLINE = 600.0
@@ -116,7 +117,7 @@ class _Member:
     def __init__(self, member: type[Any], make: dict[str, Any]) -> None:
         self.fault: UserError | None = None
         try:
-            self.member = member(**arrived(make))
+            self.member = member(**brought(make))
         except UserError as error:
             self.fault = error
 

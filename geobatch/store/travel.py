@@ -79,8 +79,3 @@ def travelling(value: Any, mounted: bool = False) -> Any:
 def outlined(value: Any) -> Any:
     """The value with paths of this machine again: for a driver that asks what a stage would need, not for the stage."""
     return walked(value, lambda each: each.outline() if hasattr(each, "outline") else each)
-
-
-def arrived(value: Any) -> Any:
-    """The value with the paths of the node that this is called on; errors as `Remote.here` and `Mounted.here`."""
-    return walked(value, lambda each: each.here() if hasattr(each, "here") else each)

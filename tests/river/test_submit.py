@@ -1,0 +1,171 @@
+"""Jobs submitted to a cluster: their exit statuses, how they are stopped, followed, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from geobatch.access import settle_mode
+from geobatch.errors import UserError
+from geobatch.pipeline.submit import Head, Submit, submit
+from geobatch.sink import latest, read
+from geobatch.store import Store
+from tests.conftest import S3Server
+from tests.river.cluster import TOKEN, Standing, head
+from tests.river.conftest import Tiny, arguments, upload
+from tests.river.job import ROOT, Ended
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """One head for all; this process has its token."""
+    with pytest.MonkeyPatch.context() as patch, head(GEOBATCH_CACHE=str(tmp_path_factory.mktemp("node"))) as standing:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield standing
+    settle_mode(joins=False)  # Ray keeps in memory what the environment said
+
+
+@pytest.fixture(scope="module")
+def command(bucket: str, tiny: Tiny, s3: S3Server) -> Callable[..., list[str]]:
+    """The main job over the tiny archive, with the model and its gallery in the bucket."""
+    upload(tiny.folder / "model", f"s3://{bucket}/models/tiny", s3.config())
+    upload(tiny.folder / "gallery", f"s3://{bucket}/models/gallery", s3.config())
+
+    def made(output: str, *more: str) -> list[str]:
+        given = arguments(bucket, output, tiny, s3)
+        given[given.index("--model") + 1] = f"s3://{bucket}/models/tiny"
+        return ["python", "jobs/geolocate_bucket.py", *given, *more]
+
+    return made
+
+
+def settings(cluster: Standing, name: str, **more: object) -> Submit:
+    return Submit(address=cluster.dashboard, name=name, wait=0.1, **more)  # type: ignore[arg-type]
+
+
+def commits(store: Store, output: str) -> int:
+    return sum(len(page) for page in store.objects(f"{output}/runs/000001/commits"))
+
+
+def rows(store: Store, output: str) -> dict[str, tuple[object, ...]]:
+    table: pa.Table = read(store, output)
+    columns = [table[name].to_pylist() for name in ("image_id", "status", "reason", "latitude", "longitude")]
+    assert len({*columns[0]}) == len(table)
+    return {line[0]: line[1:] for line in zip(*columns, strict=True)}
+
+
+def test_a_job_is_submitted_left_stopped_and_finished(
+    cluster: Standing,
+    command: Callable[..., list[str]],
+    bucket: str,
+    first: Ended,
+    s3: S3Server,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In order: followed until Ctrl-C, found alive, stopped half-way (143), finished (0), nothing left (0)."""
+    store, output = Store(s3.config()), f"s3://{bucket}/submitted"
+    asked, watched = command("submitted"), settings(cluster, "night", date="2026-11-21")
+    with (tmp_path / "log").open("w+") as log:
+        own = ["--address", cluster.dashboard, "--name", "night", "--date", "2026-11-21"]
+        process = subprocess.Popen(
+            [sys.executable, "jobs/submit.py", *own, "--", *asked], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+        )
+        until = time.monotonic() + 90
+        while commits(store, output) < 2:
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        log.seek(0)
+        said = log.read()
+    assert "submitted night-2026-11-21-a1" in said and "night-2026-11-21-a1 goes on" in said and "Traceback" not in said
+
+    head = Head(cluster.dashboard)
+    assert head.alive("night") == "night-2026-11-21-a1"
+    with pytest.raises(UserError, match="is running another command"):
+        submit(watched, ["python", "jobs/evaluate.py"])
+    stopping = threading.Thread(target=head.client.stop_job, args=("night-2026-11-21-a1",))
+    stopping.start()
+    began = time.monotonic()
+    assert submit(watched, asked) == 143  # it follows the one that lives
+    assert time.monotonic() - began < 15
+    stopping.join()
+    said = capfd.readouterr().out
+    assert "running already" in said and "terminated; the same command goes on from here" in said and "Traceback" not in said
+    done = commits(store, output)
+    assert done > 0 and not store.exists(f"{output}/runs/000001/done.json")
+    lease = [json.loads(store.get(item.uri)) for page in store.objects(f"{output}/lease") for item in page]
+    assert lease[-1]["released"] and lease[-1]["who"] == "night-2026-11-21-a1"  # in the three seconds before SIGKILL
+
+    assert submit(watched, asked) == 0
+    said = capfd.readouterr().out
+    assert (
+        "submitted night-2026-11-21-a2" in said and "taking up run 000001" in said and "night-2026-11-21-a2 ended with" in said
+    )
+    assert first.status == 0 and rows(store, output) == rows(store, f"s3://{bucket}/first")
+    table = latest(store, output)
+    assert table is not None and table.version == 1
+
+
+def test_a_user_s_mistake_is_no_reason_to_try_again(cluster: Standing, capfd: pytest.CaptureFixture[str]) -> None:
+    assert submit(settings(cluster, "wrong"), ["python", "jobs/geolocate_bucket.py", "--archiv", "x"]) == 2
+    said = capfd.readouterr().out
+    assert "--archiv" in said and said.count("submitted") == 1 and said.rstrip().endswith("status 2")
+
+
+def test_faults_of_machines_are_tried_again_under_a_new_name(
+    cluster: Standing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """First a fault, then a death by SIGKILL, as by an out-of-memory killer, then done."""
+    script = f"n=$(ls {tmp_path} | wc -l); touch {tmp_path}/$n; case $n in 0) exit 1;; 1) kill -9 $$;; esac; echo third"
+    assert submit(settings(cluster, "faults"), ["bash", "-c", script]) == 0
+    said = capfd.readouterr().out
+    assert [f"-a{n} ended with status {status}" in said for n, status in ((1, 1), (2, 137), (3, 0))] == [True] * 3
+    assert submit(settings(cluster, "faults", attempts=2), ["bash", "-c", "exit 1"]) == 1
+    said = capfd.readouterr().out
+    assert "-a4 ended" in said and "-a5 ended" in said and said.count("trying again") == 1
+    assert submit(settings(cluster, "faults"), ["bash", "-c", "exit 4"]) == 4
+
+
+def test_who_has_another_token_stays_outside(cluster: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(UserError, match=r"refuses this token \(RAY_AUTH_MODE is token\); set RAY_AUTH_MODE"):
+        Head(cluster.dashboard)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    with pytest.raises(UserError, match=r"refuses this token \(RAY_AUTH_MODE is disabled\)"):
+        Head(cluster.dashboard)
+    with pytest.raises(UserError, match=r"nothing answers at http://127\.0\.0\.1:9"):
+        Head("http://127.0.0.1:9")
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("mode", "token"), [("token", "0" * 64), ("disabled", "")])
+def test_a_driver_with_another_token_ends_in_one_line(
+    cluster: Standing, command: Callable[..., list[str]], mode: str, token: str
+) -> None:
+    """Ray itself takes 20 s to say that it cannot connect."""
+    ran = subprocess.run(
+        [sys.executable, *command("refused", "--address", cluster.gcs)[1:]],
+        cwd=ROOT,
+        env={**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 2 and "Traceback" not in ran.stderr
+    assert "not to this token" in ran.stderr.splitlines()[-1]
