@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geobatch.benchmark.truth import load_truth
+from geobatch.engine.geocode import Geocoder
 from geobatch.errors import UserError
 from geobatch.pipeline.report_records import account_of, choices_of, findings_of, load_evaluation
 from geobatch.pipeline.report_rows import Asked, Read, Reading
@@ -67,6 +68,8 @@ class Report:
     """Images of which the page has a picture: a third the worst, a third the best, a third at random."""
     picture_seconds: float = 300.0
     """Seconds after which no more pictures are looked for in the archive."""
+    countries: bool = True
+    """Look up each image's country, for a filter and the files (0.8 s to begin with, 1 s for a million images)."""
     geojson: str | None = None
     """GeoJSON file to write all rows to."""
     csv: str | None = None
@@ -97,7 +100,7 @@ def report(config: Report) -> None:
     store = Store(config.store)
     truth = None if config.truth is None else load_truth(store, config.truth)
     tables = [_table(store, output) for output in outputs]
-    reading, asked = Reading(store, truth), _asked(config, store, tables[0])
+    reading, asked = Reading(store, truth, Geocoder.load() if config.countries else None), _asked(config, store, tables[0])
     first = reading.first(tables[0], asked)
     for path in filter(None, (config.geojson, config.csv)):
         say(f"{path}: {first.totals['images']:,} images")

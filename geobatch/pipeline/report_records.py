@@ -63,7 +63,7 @@ def _account(done: Mapping[str, Any]) -> dict[str, Any]:
     rate = done.get("images_a_second") or (read / wall if wall else None)
     tiles, pairs = [], [("images read by the last run", f"{read:,}")]
     if size:
-        pairs.append(("encoded bytes", f"{size / 1e6:,.1f} MB" + (f", {size / wall / 1e6:,.1f} MB a second" if wall else "")))
+        pairs.append(("encoded bytes", f"{_bytes(size)}" + (f", {_bytes(size / wall)} a second" if wall else "")))
     if wall:
         pairs.append(("time", f"{wall:,.0f} s"))
     if rate:
@@ -75,19 +75,31 @@ def _account(done: Mapping[str, Any]) -> dict[str, Any]:
         if told.get("busy_share") is not None:
             pairs.append((f"{stage}, {told['workers']} at once", f"busy {100 * told['busy_share']:.0f} %"))
     for kind, told in (done.get("machines") or {}).items():
-        cost = "price not known" if told.get("usd") is None else f"{told['usd']:,.2f} USD"
+        cost = "price not known" if told.get("usd") is None else _usd(told["usd"])
         pairs.append((f"machines of kind {kind}", f"{told['hours']:,.2f} h, {cost}"))
     if done.get("usd") is not None:
-        tiles.append(("cost", f"{done['usd']:,.2f} USD"))
-        pairs.append(("cost", f"{done['usd']:,.2f} USD" + _million(done) + _priced(done)))
+        tiles.append(("cost", _usd(done["usd"])))
+        pairs.append(("cost", _usd(done["usd"]) + _million(done) + _priced(done)))
     elif "usd" in done:
         pairs.append(("cost", f"not known: no price for {', '.join(done.get('unpriced') or ['the machines'])}"))
     seconds = [[stage, spent] for stage, spent in (done.get("seconds") or {}).items()]
     return {"tiles": tiles, "pairs": pairs, "seconds": seconds}
 
 
+def _usd(amount: float) -> str:
+    """Cents, and more digits of what is less than ten."""
+    return f"{amount:,.2f} USD" if amount >= 0.1 or not amount else f"{amount:.2g} USD"
+
+
+def _bytes(size: float) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"
+
+
 def _million(done: Mapping[str, Any]) -> str:
-    return f", {done['usd_a_million']:,.2f} USD a million images" if done.get("usd_a_million") is not None else ""
+    return f", {_usd(done['usd_a_million'])} a million images" if done.get("usd_a_million") is not None else ""
 
 
 def _priced(done: Mapping[str, Any]) -> str:

@@ -79,11 +79,11 @@ class Reading:
     Args:
         store: reaches them.
         truth: where images were taken; None: what their EXIF says.
+        towns: tell the country of a place; None: it is left null.
     """
 
-    def __init__(self, store: Store, truth: Truth | None) -> None:
-        self._store, self._truth = store, truth
-        self._towns = Geocoder.load()
+    def __init__(self, store: Store, truth: Truth | None, towns: Geocoder | None) -> None:
+        self._store, self._truth, self._towns = store, truth, towns
 
     def first(self, table: Snapshot, asked: Asked) -> Read:
         """All that is asked for, of the table that the page is of."""
@@ -143,7 +143,7 @@ class Reading:
         """Of the truth, or of the place where that is not known; null without either."""
         names: list[str | None] = [None] * latitude.size
         there = np.flatnonzero(np.isfinite(latitude) & np.isfinite(longitude))
-        if there.size:
+        if self._towns is not None and there.size:
             for row, town in zip(there, self._towns.nearest(latitude[there], longitude[there]), strict=True):
                 names[row] = self._towns[int(town)].country or None
         return pa.array(names, pa.string())

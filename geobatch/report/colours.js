@@ -43,7 +43,7 @@ function colourings() {
     };
   if (runs.length > 1 && images.hasTruth)
     found.change = {
-      label: "change between the runs",
+      label: "change of error",
       labels: ["half as far or nearer", "about as far", "twice as far or farther", "placed only now", "placed no longer"],
       names: ["c0", "faint", "c5", "c2", "c3"],
       of: () => {

@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const TYPES = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array, u8: BigUint64Array };
 const NONE = -2147483648;
+const SVG = new Set(["svg", "path", "line", "text", "circle", "title"]);
 
 async function unpack(id) {
   const text = atob($(id).textContent.trim());
@@ -19,7 +20,7 @@ async function unpack(id) {
 
 // An element with attributes and children; a string among the children is a text node, never markup.
 function el(tag, attributes, ...children) {
-  const svg = ["svg", "path", "line", "text", "g", "polyline"].includes(tag);
+  const svg = SVG.has(tag);
   const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
@@ -27,7 +28,7 @@ function el(tag, attributes, ...children) {
     else if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
     else made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(2).filter((child) => child !== null && child !== undefined));
   return made;
 }
 

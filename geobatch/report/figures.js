@@ -53,6 +53,41 @@ function drawCurve() {
   fill(target, el("svg", { viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img", "aria-label": said }, grid, lines), el("div", { class: "keys" }, keys));
 }
 
+// What was stated against what came true, in ten bands of stated probability, for the radius of the filter.
+function drawDoubt() {
+  const target = $("doubt");
+  if (!target) return;
+  const side = 210, left = 40, radius = images.radii[state.radius], lines = [], keys = [];
+  const at = (x, y) => [left + x * side, 14 + (1 - y) * side];
+  runs.forEach((run, number) => {
+    const sure = run.sure[state.radius];
+    if (!sure) return;
+    const bands = Array.from({ length: 10 }, () => ({ n: 0, stated: 0, hit: 0 }));
+    for (const row of kept.rows) {
+      if (sure[row] === 255 || !images.truth.has(row)) continue;
+      const band = bands[Math.min(9, Math.floor(sure[row] / 25.4))];
+      band.n++;
+      band.stated += sure[row] / 254;
+      band.hit += run.error[row] <= radius ? 1 : 0;
+    }
+    const whole = bands.reduce((sum, band) => sum + band.n, 0), colour = `var(--${SHADES[number % SHADES.length]})`;
+    const points = bands.filter((band) => band.n).map((band) => ({ band, at: at(band.stated / band.n, band.hit / band.n) }));
+    lines.push(el("path", { class: "line", d: pathOf(points.map((one) => one.at)), style: { stroke: colour } }));
+    for (const { band, at: [x, y] } of points)
+      lines.push(el("circle", { cx: x, cy: y, r: 2.5 + 9 * Math.sqrt(band.n / whole), style: { fill: colour, "fill-opacity": 0.55 } }, el("title", {}, `${count(band.n)} images: ${percent(band.stated / band.n)} stated, ${percent(band.hit / band.n)} came true`)));
+    keys.push(el("span", {}, el("i", { style: { background: colour } }), run.name));
+  });
+  const grid = [];
+  for (const value of [0, 0.5, 1]) {
+    const [x, y] = at(value, value);
+    grid.push(el("line", { class: "axis", x1: left, x2: left + side, y1: y, y2: y }), el("line", { class: "axis", x1: x, x2: x, y1: 14, y2: 14 + side }));
+    grid.push(el("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, `${100 * value} %`), el("text", { x, y: side + 30, "text-anchor": "middle" }, `${100 * value} %`));
+  }
+  grid.push(el("path", { class: "line dim", d: pathOf([at(0, 0), at(1, 1)]), style: { stroke: "var(--faint)" } }));
+  const words = `Across: the stated probability of being within ${count(radius)} km. Up: the share that was. On the diagonal a probability is what it says; a dot's area is its number of images.`;
+  fill(target, el("div", { class: "doubt" }, el("svg", { viewBox: `0 0 ${left + side + 20} ${side + 36}`, role: "img", "aria-label": words }, grid, lines), el("div", {}, el("p", { class: "faint" }, words), runs.length > 1 ? el("div", { class: "keys" }, keys) : null)));
+}
+
 function share(value) {
   const digits = value > 0 && value < 0.0995 ? 2 : 1;
   return percent(value, digits);
@@ -91,10 +126,12 @@ function drawFigures() {
   const notes = [`${count(runs[0].totals.judged)} images have a truth; one without a place counts as beyond every distance.`];
   if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
   if (rows.some((row) => row.shares[images.radii[0]]?.low !== undefined)) notes.push("Small figures: 95 % intervals.");
-  fill(target, 
-    el("div", {}, el("h2", {}, "Accuracy over distance"), el("div", { id: "curve" })),
-    el("div", {}, el("h2", {}, "Figures"), el("div", { class: "wide" }, table), duel(), el("p", { class: "faint", style: { "margin-top": "8px" } }, notes.join(" "))));
+  const doubt = runs.some((run) => run.hasSure) ? [el("h2", { class: "under" }, "Stated and true"), el("div", { id: "doubt" })] : null;
+  fill(target,
+    el("div", {}, el("h2", {}, "Accuracy over distance"), el("div", { id: "curve" }), rows.length > 4 ? doubt : null),
+    el("div", {}, el("h2", {}, "Figures"), el("div", { class: "wide" }, table), duel(), el("p", { class: "faint", style: { "margin-top": "8px" } }, notes.join(" ")), rows.length > 4 ? null : doubt));
   drawCurve();
+  drawDoubt();
 }
 
 // Wins and losses of later runs against the first, image by image.

@@ -40,6 +40,7 @@ function filter() {
   drawLegend(colouring);
   drawList();
   drawCurve();
+  drawDoubt();
   draw();
 }
 
@@ -109,7 +110,7 @@ function summary(row) {
 
 function card(row) {
   const button = el("button", { type: "button", "data-row": row, "aria-current": String(row === state.chosen), onclick: () => choose(row, true), onkeydown: walk },
-    picture(row) || el("span", { class: "none", "aria-hidden": "true" }, "·"),
+    Object.keys(pictures).length ? picture(row) || el("span", { class: "none", "aria-hidden": "true" }, "·") : null,
     el("span", {}, el("b", { title: images.ids[row] }, nameOf(row)), el("small", {}, el("i", { class: "dot", style: { background: colourOf(row) } }), summary(row)),
       images.country[row] ? el("small", {}, images.countries[images.country[row]]) : null));
   return el("li", {}, button);

@@ -1,36 +1,35 @@
 // The map: a canvas that is drawn anew for each move. Many places are gathered into discs as one zooms out; a disc's
 // area grows with the logarithm of its number, its colour is the mean class. Every disc, dot and line is drawn from typed arrays.
 
-const map = { x: 0.5, y: 0.4, k: 0, width: 0, height: 0, ratio: 1, land: [], coarse: [], heat: null, discs: [], shown: 0, gathered: false };
+const map = { x: 0.5, y: 0.4, k: 0, width: 0, height: 0, ratio: 1, outlines: null, land: null, coarse: null, heat: null, discs: [], shown: 0, gathered: false };
 const FEW = 2500, MOST_LINES = 1500, MOST_CELLS = 800;
 
-// Path2D objects in world units, each with the box it lies in; the coarse ones are for a view of the whole world.
-function buildEarth(box) {
-  if (!box) return;
-  const { points, ends, kinds } = box.arrays;
-  for (const [target, least] of [[map.land, 0], [map.coarse, 0.0011]]) {
-    let start = 0;
-    for (let line = 0; line < ends.length; line++) {
-      const path = new Path2D(), coast = new Path2D(); // Antarctica is cut along meridians and the pole, which are no coast
-      let x0 = 2, x1 = -1, y0 = 2, y1 = -1, lx = -9, ly = -9, taken = 0;
-      for (let at = start; at < ends[line]; at++) {
-        const x = points[2 * at] / 65534 + 0.5, y = mercator((points[2 * at + 1] * 180) / 32767);
-        const last = at === ends[line] - 1;
-        if (!last && Math.abs(x - lx) + Math.abs(y - ly) < least) continue;
-        const seam = taken && y > 0.85 && (Math.abs(x - lx) < 1e-4 ? Math.abs(y - ly) > 0.002 : y > 0.995 && ly > 0.995);
-        if (taken) path.lineTo(x, y);
-        else path.moveTo(x, y);
-        if (taken++ && !seam) coast.lineTo(x, y);
-        else coast.moveTo(x, y);
-        [lx, ly] = [x, y];
-        x0 = Math.min(x0, x); x1 = Math.max(x1, x); y0 = Math.min(y0, y); y1 = Math.max(y1, y);
-      }
-      start = ends[line];
-      if (least && kinds[line] && x1 - x0 + y1 - y0 < 2 * least) continue;
-      if (kinds[line] && y1 < 0.85) coast.closePath();
-      target.push({ path, coast, kind: kinds[line], x0, x1, y0, y1 });
+// Path2D objects in world units, each with the box it lies in; those of a view of the whole world leave out what is smaller
+// than `least`. The fine ones are made when they are first seen: they take a third of a second.
+function shapes(least) {
+  const { points, ends, kinds } = map.outlines.arrays, made = [];
+  let start = 0;
+  for (let line = 0; line < ends.length; line++) {
+    const path = new Path2D(), coast = new Path2D(); // Antarctica is cut along meridians and the pole, which are no coast
+    let x0 = 2, x1 = -1, y0 = 2, y1 = -1, lx = -9, ly = -9, taken = 0;
+    for (let at = start; at < ends[line]; at++) {
+      const x = points[2 * at] / 65534 + 0.5, y = mercator((points[2 * at + 1] * 180) / 32767);
+      const last = at === ends[line] - 1;
+      if (!last && Math.abs(x - lx) + Math.abs(y - ly) < least) continue;
+      const seam = taken && y > 0.85 && (Math.abs(x - lx) < 1e-4 ? Math.abs(y - ly) > 0.002 : y > 0.995 && ly > 0.995);
+      if (taken) path.lineTo(x, y);
+      else path.moveTo(x, y);
+      if (taken++ && !seam) coast.lineTo(x, y);
+      else coast.moveTo(x, y);
+      [lx, ly] = [x, y];
+      x0 = Math.min(x0, x); x1 = Math.max(x1, x); y0 = Math.min(y0, y); y1 = Math.max(y1, y);
     }
+    start = ends[line];
+    if (least && kinds[line] && x1 - x0 + y1 - y0 < 2 * least) continue;
+    if (kinds[line] && y1 < 0.85) coast.closePath();
+    made.push({ path, coast, kind: kinds[line], x0, x1, y0, y1 });
   }
+  return made;
 }
 
 // The gallery's grid in the map's projection, values between cells interpolated.
@@ -84,9 +83,9 @@ function drawEarth(context) {
   }
   context.stroke();
   const y0 = map.y - height / 2 / k, y1 = map.y + height / 2 / k;
-  const shapes = k < 2600 ? map.coarse : map.land;
+  const lines = !map.outlines ? [] : k < 2600 ? (map.coarse ??= shapes(0.0011)) : (map.land ??= shapes(0));
   for (const borders of [false, true])
-    for (const shape of shapes) {
+    for (const shape of lines) {
       if ((shape.kind === 0) !== borders || shape.y1 < y0 || shape.y0 > y1) continue;
       for (const world of worlds(shape.x0, shape.x1)) {
         context.setTransform(ratio * k, 0, 0, ratio * k, ratio * screenX(world), ratio * screenY(0));
@@ -283,6 +282,8 @@ function drawChosen(context) {
     context.fill();
     context.stroke();
   };
+  if (state.colour === "change")
+    for (const other of versus()) if (other !== run && other.place.has(row)) mark(degreesOf(other.place, row), 5, palette.faint);
   if (truth) mark(truth, 5, palette.card);
   if (here) mark(here, 7, palette.plain);
 }
@@ -312,7 +313,7 @@ function paint() {
   map.gathered = rows.length > FEW;
   map.shown = rows.length;
   if (state.areas && run.hasArea) drawCells(context, rows);
-  if (state.lines && state.draw !== "truths" && images.hasTruth) drawLines(context, rows, colours, classes);
+  if (state.lines && state.draw !== "truths" && images.hasTruth && !map.gathered) drawLines(context, rows, colours, classes);
   if (state.draw === "both" && !map.gathered) {
     context.strokeStyle = palette.mark;
     context.lineWidth = 1;
@@ -327,7 +328,7 @@ function paint() {
   else drawDots(context, rows, points, colours, classes);
   drawChosen(context);
   $("said").textContent = map.gathered
-    ? `${count(rows.length)} images in view, gathered: a disc's colour is the mean class. Zoom in for single ones.`
+    ? `${count(rows.length)} images in view, gathered: a disc's colour is the mean class. Zoom in for single ones and their lines.`
     : `${count(rows.length)} ${rows.length === 1 ? "image" : "images"} in view`;
 }
 

@@ -35,6 +35,11 @@ function controls() {
   $("lines-box").hidden = !images.hasTruth;
   $("areas-box").hidden = !runs.some((run) => run.hasArea);
   $("gallery-box").hidden = !images.gallery;
+  nameLines();
+}
+
+function nameLines() {
+  $("lines-to").textContent = state.colour === "change" ? "lines between the runs" : "lines to the truth";
 }
 
 function listen() {
@@ -44,7 +49,7 @@ function listen() {
   for (const id of ["error-low", "error-high", "sure-low", "sure-high", "name"]) on(id, "input", filter);
   for (const id of ["status", "reason", "country"]) on(id, "change", filter);
   on("radius", "change", () => { state.radius = Number($("radius").value); filter(); });
-  on("colour", "change", () => { state.colour = $("colour").value; state.off.clear(); filter(); });
+  on("colour", "change", () => { state.colour = $("colour").value; state.off.clear(); nameLines(); filter(); });
   on("order", "change", () => { state.order = $("order").value; state.page = 0; drawList(); });
   on("run", "change", () => { state.run = Number($("run").value); drawTiles(); filter(); drawDetail(); });
   for (const id of ["lines", "areas", "gallery"]) on(id, "change", () => { state[id] = $(id).checked; draw(); });
@@ -138,7 +143,7 @@ async function open() {
   wanted.addEventListener("change", (event) => theme(event.matches));
   pictures = JSON.parse($("pictures").textContent);
   openRuns(await unpack("data"));
-  buildEarth($("coast") ? await unpack("coast") : null);
+  map.outlines = $("coast") ? await unpack("coast") : null;
   $("title").textContent = images.title;
   $("note").textContent = images.note;
   $("sample").textContent = images.sample;

@@ -106,6 +106,9 @@ class Browser:
 
     def picture(self, path: Path) -> None:
         """A screenshot as PNG."""
+        self.run("requestAnimationFrame(() => requestAnimationFrame(() => { window.frames_drawn = true }))")
+        self.settle("window.frames_drawn")
+        self.run("delete window.frames_drawn")
         self._ask(do="picture", path=str(path))
 
     def console(self) -> list[str]:
@@ -210,7 +213,7 @@ def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as
                 view.resize(command["width"], command["height"])
                 wait(100)
             case "picture":
-                wait(250)
+                wait(60)
                 view.grab().save(command["path"])
             case "console":
                 return [said.pop(0) for _ in range(len(said))]

@@ -1,0 +1,251 @@
+"""From a finished table to its page and its files: what is counted, what is read again, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyogrio
+import pytest
+
+from geobatch.benchmark.truth import read_truth
+from geobatch.errors import UserError
+from geobatch.geo.distance import haversine_km, within
+from geobatch.pipeline.report import Report, report
+from geobatch.report.pack import NONE, unpacked
+from geobatch.sink import read
+from tests.pipeline.finished import HOSTILE, archive, finished, photograph, truth
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive, two tables of it, and the truth."""
+    folder = tmp_path_factory.mktemp("report")
+    archive(folder / "images")
+    finished(folder / "one", folder / "images")
+    finished(folder / "two", folder / "images", seed=1)
+    truth(folder / "truth.csv", read(str(folder / "one")))
+    return folder
+
+
+def page(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray], dict[str, str]]:
+    """Values, arrays and pictures of a page."""
+    text = path.read_text("utf-8")
+    box = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', text)
+    pictures = re.search(r'<script type="application/json" id="pictures">([^<]*)</script>', text)
+    assert box is not None and pictures is not None
+    return *unpacked(box[1]), json.loads(pictures[1])
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path) -> Path:
+    """The page of one run with everything that can be asked for."""
+    report(
+        Report(
+            places=str(run / "one"),
+            truth=str(run / "truth.csv"),
+            output=str(run / "page.html"),
+            gallery=str(run / "two"),
+            geojson=str(run / "out/places.geojson"),
+            csv=str(run / "out/places.csv"),
+            write_xmp=str(run / "xmp"),
+        )
+    )
+    return run / "page.html"
+
+
+def test_the_page_says_what_the_table_says(run: Path, whole: Path) -> None:
+    values, arrays, pictures = page(whole)
+    table = read(str(run / "one"))
+    known = read_truth(run / "truth.csv")
+    at = known.match(table["image_id"].to_pylist())
+    error = haversine_km(table["latitude"].to_numpy(), table["longitude"].to_numpy(), known.latitude[at], known.longitude[at])
+    error[at < 0] = np.nan
+    assert values["ids"] == table["image_id"].to_pylist()
+    np.testing.assert_allclose(arrays["r0_error"], error.astype(np.float32))
+    placed = np.isfinite(table["latitude"].to_numpy())
+    np.testing.assert_array_equal(arrays["r0_lat"] != NONE, placed)
+    np.testing.assert_allclose(arrays["r0_lat"][placed] / 1e7, table["latitude"].to_numpy()[placed], atol=1e-7)
+    totals = values["runs"][0]["totals"]
+    assert (totals["images"], totals["placed"], totals["rejected"]) == (26, 25, 1)
+    assert totals["judged"] == 25  # all but the first name
+    assert totals["shares"]["25"] == pytest.approx(float(np.mean(within(error[at >= 0], 25))))
+    assert [one["reason"] for one in totals["reasons"]] == ["broken"] and totals["reasons"][0]["examples"]
+    assert set(values["countries"]) > {"France", "Italy"}
+    assert values["gallery"] == {"rows": 180, "columns": 360} and arrays["density"].max() == 255
+    # What can be decoded has a picture, out of every kind of container.
+    assert {values["ids"][int(row)].rpartition("/")[2] for row in pictures} == {
+        name.rpartition("/")[2] for name, lives in zip(values["ids"], placed, strict=True) if lives
+    }
+    assert values["details"]["0"]["candidates"] == [[41.0, 6.0], [49.0, 14.0]]
+    assert "26 images are here" in values["sample"] and "1 broken" in values["sample"]
+    account = values["runs"][0]["account"]
+    assert ["images read by the last run", "26"] in account["pairs"]
+
+
+def test_a_name_full_of_markup_is_data(whole: Path) -> None:
+    text = whole.read_text("utf-8")
+    assert HOSTILE not in text and "onerror=alert" not in text
+    assert any(name.endswith(HOSTILE) for name in page(whole)[0]["ids"])
+
+
+def test_gdal_opens_the_geojson_and_the_csv(run: Path, whole: Path) -> None:
+    table = read(str(run / "one"))
+    frame = geopandas.read_file(run / "out/places.geojson").set_index("image_id")
+    assert frame.crs.to_epsg() == 4326 and len(frame) == len(table)
+    for row in table.to_pylist():
+        point = frame.loc[row["image_id"]].geometry
+        if row["latitude"] is None:
+            assert point is None
+        else:
+            assert (point.x, point.y) == pytest.approx((row["longitude"], row["latitude"]), abs=1e-7)
+    assert frame.loc[frame.index.str.endswith("broken.jpg"), "reason"].item() == "broken"
+    meta = pyogrio.read_info(run / "out/places.csv", X_POSSIBLE_NAMES="longitude", Y_POSSIBLE_NAMES="latitude")
+    assert meta["driver"] == "CSV" and meta["features"] == len(table) and meta["geometry_type"] == "Point"
+    points = pyogrio.read_dataframe(run / "out/places.csv", X_POSSIBLE_NAMES="longitude", Y_POSSIBLE_NAMES="latitude")
+    assert any(name.endswith(HOSTILE) for name in points["image_id"])
+    kept = points[points["status"] == "placed"].set_index("image_id")
+    assert kept.loc[table["image_id"][1].as_py()].geometry.y == pytest.approx(table["latitude"][1].as_py(), abs=1e-6)
+    assert {path.name for path in (run / "out").iterdir()} == {"places.geojson", "places.csv"}
+
+
+def test_sidecars_lie_as_the_images_do(run: Path, whole: Path) -> None:
+    found = {path.relative_to(run / "xmp").as_posix() for path in (run / "xmp").rglob("*.xmp")}
+    assert {"loose-0.jpg.xmp", "a.tar/in/tar-0.jpg.xmp", "b.zip/zip-0.jpg.xmp"} <= found
+    assert len(found) == 25 and "broken.jpg.xmp" not in found
+
+
+def test_a_comparison_lines_up_by_name(run: Path) -> None:
+    path = run / "both.html"
+    report(
+        Report(
+            countries=False,
+            places=str(run / "one"),
+            compare=(str(run / "two"),),
+            truth=str(run / "truth.csv"),
+            output=str(path),
+            pictures=0,
+        )
+    )
+    values, arrays, pictures = page(path)
+    other = {row["image_id"]: row for row in read(str(run / "two")).to_pylist()}
+    assert [each["name"] for each in values["runs"]] == ["one", "two"] and not pictures
+    for row, image_id in enumerate(values["ids"]):
+        latitude = other[image_id]["latitude"]
+        assert arrays["r1_lat"][row] == (NONE if latitude is None else round(latitude * 1e7))
+
+
+def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
+    path = run / "few.html"
+    report(
+        Report(
+            countries=False,
+            places=str(run / "one"),
+            truth=str(run / "truth.csv"),
+            output=str(path),
+            shown=10,
+            pictures=6,
+            names=("mine",),
+        )
+    )
+    values, arrays, pictures = page(path)
+    assert len(values["ids"]) == 10 and values["sample"].startswith("10 of 26 images are here")
+    assert values["runs"][0]["totals"]["images"] == 26 and values["runs"][0]["name"] == "mine"
+    assert sorted(arrays["why"][[int(row) for row in pictures]].tolist()) == [1, 1, 2, 2, 3, 3]
+    pictured = arrays["r0_error"][arrays["why"] == 1]
+    assert np.nanmax(arrays["r0_error"]) == pictured.max()
+
+
+def test_an_archive_that_is_gone_costs_the_pictures_alone(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "images", tmp_path / "images")
+    finished(tmp_path / "out", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    report(Report(countries=False, places=str(tmp_path / "out"), output=str(tmp_path / "page.html")))
+    values, _, pictures = page(tmp_path / "page.html")
+    assert not pictures and "totals" in values["runs"][0] and "shares" not in values["runs"][0]["totals"]
+    assert "missing" in values["sample"] or "could not be read again" in values["sample"]
+
+
+def test_an_image_that_changed_since_has_no_picture(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "images", tmp_path / "images")
+    finished(tmp_path / "out", tmp_path / "images")
+    (tmp_path / "images/loose-0.jpg").write_bytes(photograph("another"))
+    report(Report(countries=False, places=str(tmp_path / "out"), output=str(tmp_path / "page.html")))
+    values, _, pictures = page(tmp_path / "page.html")
+    pictured = {values["ids"][int(row)].rpartition("/")[2] for row in pictures}
+    assert "loose-1.jpg" in pictured and "loose-0.jpg" not in pictured and "1 changed" in values["sample"]
+
+
+def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    document = {
+        "choices": {"chosen": {"shares": {f"{km}km": share for km in (1, 25, 200, 750, 2500)}, "median_km": 3.0}},
+        "analyses": [{"name": "levels", "title": "Levels", "sentence": "Half of them leave at 7.", "rows": [{"level": 7}]}],
+        "calibration": [{"km": 1, "sentence": ""}],
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(document))
+    config = Report(
+        countries=False, places=str(run / "one"), output=str(tmp_path / "page.html"), evaluation=(str(tmp_path),), pictures=0
+    )
+    report(config)
+    told = page(tmp_path / "page.html")[0]["runs"][0]
+    assert told["choices"][0]["shares"]["25"] == share and told["choices"][0]["median_km"] == 3.0
+    assert told["findings"] == [{"title": "Levels", "sentence": "Half of them leave at 7.", "rows": [{"level": 7}]}]
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match="no JSON"):
+        report(config)
+    with pytest.raises(UserError, match="does not exist"):
+        report(replace(config, evaluation=(str(tmp_path / "nowhere"),)))
+    (tmp_path / "evaluation.json").write_text("[1]")
+    with pytest.raises(UserError, match="no evaluation"):
+        report(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "nothing to write"),
+        ({"output": "page.html", "shown": 0}, "--shown must be at least 1"),
+        ({"output": "page.html", "names": ("a", "b")}, "as many --names"),
+        ({"output": "page.html", "compare": ("{run}/nowhere",)}, "holds no finished table"),
+        ({"geojson": "s3://bucket/x.geojson"}, "not on this machine"),
+        ({"write_xmp": "beside"}, "is no file on this machine; give a folder"),
+        ({"write_xmp": "{run}/truth.csv"}, "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line(run: Path, settings: dict[str, object], why: str) -> None:
+    filled = {
+        name: value.format(run=run)
+        if isinstance(value, str)
+        else tuple(each.format(run=run) for each in value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in settings.items()
+    }
+    with pytest.raises(UserError, match=why) as caught:
+        report(Report(countries=False, places=str(run / "one"), **filled))
+    assert "\n" not in str(caught.value)
+    assert not Path("page.html").exists()
+
+
+def test_tables_without_a_common_image_are_refused(run: Path, tmp_path: Path) -> None:
+    archive(tmp_path / "others", each=1)
+    finished(tmp_path / "out", tmp_path / "others")
+    with pytest.raises(UserError, match="no image in common"):
+        report(
+            Report(countries=False, places=str(run / "one"), compare=(str(tmp_path / "out"),), output=str(tmp_path / "x.html"))
+        )
+
+
+def test_the_table_is_one_arrow_table(run: Path) -> None:
+    """The recipe's own promise: every kind of container is in it."""
+    table = read(str(run / "one"))
+    assert isinstance(table, pa.Table)
+    kinds = {uri.rpartition(".")[2] for uri in table["uri"].to_pylist()}
+    assert kinds == {"jpg", "tar", "zip", "parquet"}
