@@ -68,6 +68,8 @@ class Drain:
 
     def check(self) -> None:
         """Raises what a watch raised, which ended the pass."""
+        if isinstance(self._fault, GeobatchError):
+            raise self._fault
         if self._fault is not None:
             raise MachineError(f"a watch over the run failed ({type(self._fault).__name__}: {self._fault})") from self._fault
 

@@ -26,6 +26,7 @@ from geobatch.actors import Hands, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
+from geobatch.pipeline.canary import Canary, computed
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.pipeline.drain import Drain, gate_of
 from geobatch.pipeline.frozen import Wanted, freeze
@@ -61,6 +62,7 @@ class Flow:
         address: Ray cluster, or None for this machine.
         what: two words for the progress line.
         watches: look on and may end the run before its time.
+        canary: a few images that go before all others; a watch, too.
         stages: what single stages ask for instead, as the flag --stages says it.
         wanted: what is done beside what is new; None: no more, and neither are objects marked that are gone nor places reused
             for equal bytes.
@@ -80,6 +82,12 @@ class Flow:
     stages: tuple[str, ...] = ()
     wanted: Wanted | None = None
     archive_store: StoreConfig | None = None
+    canary: Canary | None = None
+
+    @property
+    def looking_on(self) -> tuple[Watch, ...]:
+        """The watches, the canary the last of them."""
+        return self.watches if self.canary is None else (*self.watches, self.canary)
 
     @property
     def source(self) -> StoreConfig:
@@ -91,7 +99,8 @@ def flow(job: Flow) -> dict[str, Any]:
     """Runs it to its end and returns the account that `done.json` holds.
 
     Returns:
-        The account, with `"new": False` where nothing was left to do, and `"ended"` where a watch ended it.
+        The account, with `"new": False` where nothing was left to do, `"ended"` where a watch ended it, and `"resumed"` where
+        the plan was an earlier driver's.
 
     Raises:
         UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
@@ -129,12 +138,12 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
                 f"{table.record['rows']:,} rows"
             )
             return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
-    watching = Watching(job.watches)
+    watching = Watching(job.looking_on)
     try:
         watching.begin(run, frozen)
         ended = _work(run, frozen, job, lease, watching)
         lease.check()
-        return {"new": True, **run.finish(frozen, ended=ended, add=watching.end)}
+        return {"new": True, "resumed": run.resumed, **run.finish(frozen, ended=ended, add=watching.end)}
     finally:
         watching.close()
 
@@ -156,6 +165,8 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             river = _river(run, job, passes, ledger, frozen.get("reuse"))
             start(river, job.address)
             river = settled(river)
+            if job.canary is not None:
+                tasks = [*job.canary.tasks(), *tasks]
             try:
                 with Progress(job.what, images, done=before) as progress:
                     reason = _pass(tasks, river, lease, watching, progress)
@@ -174,7 +185,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
 def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, Any] | None) -> list[Hands]:
     """All stages of a pass, from tasks to commits."""
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
-    gate = gate_of(f"{run.id}-{number}") if job.watches else None
+    gate = gate_of(f"{run.id}-{number}") if job.looking_on else None
     # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
     readers = max(1, max((hands.workers for hands in job.river), default=1) // 4)
     reads = {"archive": job.archive, "store": job.source, "output": job.store, "gate": gate}
@@ -186,7 +197,7 @@ def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, A
     ]
     if index is not None:
         made = {"output": job.output, "folder": run.at(), "index": index, "store": job.store}
-        stages.insert(0, Hands(stage=Reuse, make=made, workers=readers, cpus=0.5))
+        stages.insert(0, Hands(stage=Reuse, make=made, workers=readers, cpus=0.5, guard=computed))
     return applied([read, *stages, write], job.stages)
 
 
@@ -200,8 +211,10 @@ def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Wat
             for block in run_river(tasks, river, cut=drain.cut_with if drain else None):
                 lease.check()
                 for row in block.to_pylist():
-                    note = f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
-                    progress.add(row["read"], note)
+                    if row["shard"] >= 0:
+                        progress.add(
+                            row["read"], f"{row['rejected']} of the last {row['read']} rejected" if row["rejected"] else ""
+                        )
                     watching.slice(row)
                     if drain is not None:
                         drain.slice(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +22,21 @@ from geobatch.methods.geolocsft.health import COLUMNS, health
 from geobatch.methods.geotoken import judge_record
 from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.ngcg import locate as ngcg
+from geobatch.pipeline.account import Account
+from geobatch.pipeline.account import tell as account_for
+from geobatch.pipeline.canary import Cage, Canary
+from geobatch.pipeline.entry import DONE
+from geobatch.pipeline.estimate import estimate
+from geobatch.pipeline.estimate import tell as foretell
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint, sent
-from geobatch.pipeline.frozen import Wanted
-from geobatch.pipeline.methods import choose
+from geobatch.pipeline.folder import fingerprint, is_path, sent
+from geobatch.pipeline.frozen import expected
+from geobatch.pipeline.journal import Journal
+from geobatch.pipeline.methods import Chosen, choose
+from geobatch.pipeline.night import Night
+from geobatch.pipeline.prices import Prices, load
 from geobatch.pipeline.reach import reached
+from geobatch.pipeline.sample import Sample
 from geobatch.progress import say
 from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig, StoreOverride, join
@@ -39,7 +50,7 @@ _LARGE_PICTURES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeolocateBucket:
+class GeolocateBucket(Night):
     """Locates every image of an archive and writes one Parquet table."""
 
     archive: str
@@ -84,6 +95,16 @@ class GeolocateBucket:
     """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
     address: str | None = None
     """Ray cluster to work on ("auto", or its address); default: RAY_ADDRESS, else this machine."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask of the cluster instead, such as Decode:workers=32 Embed:gpus=0.5,accelerator=L4,workers=8."""
+    prices: str | None = None
+    """JSON of what an hour of each kind of machine costs, over the table that is built in."""
+    log: str | None = None
+    """File for one line of JSON a slice; - is standard error."""
+    dry_run: bool = False
+    """Say what the run would take, out of a sample of it, and write nothing to --output."""
+    sample: Sample = field(default_factory=Sample)
+    """How much --dry-run looks at."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
     archive_store: StoreOverride = field(default_factory=StoreOverride)
@@ -93,12 +114,41 @@ class GeolocateBucket:
 
 
 def geolocate(config: GeolocateBucket) -> dict[str, Any]:
-    """Runs the main job; returns the account of the run (see `geobatch.pipeline.flow.flow`).
+    """Runs the main job; returns the account of the run (see `geobatch.pipeline.flow.flow`) with the exit status that it
+    deserves, "status" (`geobatch.pipeline.night`). With `dry_run` it is what `geobatch.pipeline.estimate.estimate` says.
 
     Raises:
         UserError: something about the arguments or the output must be resolved first.
         MachineError: workers kept failing; the same call takes the run up again.
     """
+    ends = config.ends()
+    prices = load(Store(config.store), config.prices)
+    chosen, job = _job(config)
+    if config.dry_run:
+        table = None if config.relocate else latest(Store(job.store), job.output)
+        plans = expected(job.archive, Store(job.store), table, config.wanted(), Store(job.source))
+        told = estimate(job, plans, config.sample, prices)
+        foretell(told, config.output)
+        return {**told, "status": DONE}
+    last: dict[str, Any] = {}
+    status, spent = DONE, 0.0
+    while True:
+        account = flow(_watched(config, job, prices, ends, spent))
+        if account["new"]:
+            tell(account, config.output)
+            account_for(account)
+        _diagnosed(account, config, chosen, Store(job.store))
+        found, line = config.verdict(account)
+        if line is not None:
+            say(line)
+        last, status = (account if account["new"] or not last else last), status or found
+        spent += account.get("usd") or 0.0
+        if not config.again(account):
+            return {**last, "status": status}
+
+
+def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:
+    """The river that the arguments ask for; nothing of it runs yet."""
     workers = config.workers or cores()
     reach = reached(config)
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
@@ -120,38 +170,55 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         "max_bytes": config.max_bytes,
         "coarsen": config.coarsen,
     }
-    account = flow(
-        Flow(
-            archive=ArchiveConfig(
-                uri=config.archive,
-                include=config.include,
-                exclude=config.exclude,
-                max_bytes=config.max_bytes,
-                shard_rows=rows,
-                texts=chosen.texts,
-            ),
-            output=config.output,
-            store=reach.output,
-            archive_store=reach.archive,
-            method=chosen.method,
-            fingerprint=fingerprint(decides),
-            river=sent([ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river], config.address),
-            coarsen_km=config.coarsen,
-            relocate=config.relocate,
-            address=config.address,
-            wanted=Wanted(),
-        )
+    return chosen, Flow(
+        archive=ArchiveConfig(
+            uri=config.archive,
+            include=config.include,
+            exclude=config.exclude,
+            max_bytes=config.max_bytes,
+            shard_rows=rows,
+            texts=chosen.texts,
+        ),
+        output=config.output,
+        store=reach.output,
+        archive_store=reach.archive,
+        method=chosen.method,
+        fingerprint=fingerprint(decides),
+        river=sent([ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river], config.address),
+        coarsen_km=config.coarsen,
+        relocate=config.relocate,
+        address=config.address,
+        stages=config.stages,
+        wanted=config.wanted(),
     )
-    if account["new"]:
-        tell(account, config.output)
-    store, run = Store(reach.output), account["run"]
+
+
+def _watched(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime | None, spent: float) -> Flow:
+    """The run with all that looks on; watches know one run each, so that every one gets its own."""
+    account = Account(prices, config.address)
+    journal = (Journal(config.log),) if config.log is not None else ()
+    canary = None
+    if config.canary is not None and config.canary_truth is not None:
+        cage = Cage(
+            archive=replace(job.archive, uri=config.canary),
+            truth=config.canary_truth,
+            model=config.model if is_path(config.model) else None,
+            fingerprint=job.fingerprint,
+            stop=config.canary_stop,
+        )
+        canary = Canary(cage, Store(job.source), Store(job.store), Store(config.store))
+    return replace(job, watches=(account, *journal, *config.watches(account, ends, spent)), canary=canary)
+
+
+def _diagnosed(account: dict[str, Any], config: GeolocateBucket, chosen: Chosen, store: Store) -> None:
+    """Adds to the account what a finished run's rows say of the model's health, and of a judge."""
+    run = account["run"]
     if chosen.method == "geolocsft" and (found := diagnose(store, config.output, run)):
         account["health"] = found
     judged = chosen.method == "geotoken" and config.geotoken.judge.asked
     if judged and (found := diagnose(store, config.output, run, "judge", JUDGED)):
         account["judge"] = found
         say(judge_record.line(found))
-    return account
 
 
 def decoding(config: DecodeConfig, workers: int) -> Hands:

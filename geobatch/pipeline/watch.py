@@ -43,6 +43,30 @@ class Watch(Protocol):
         """The run is over, however it ended."""
 
 
+class Onlooker:
+    """A watch that does nothing; what it does say or do, a watch made from it says."""
+
+    def begin(self, run: Run, frozen: dict[str, Any]) -> None:
+        """See `Watch`."""
+
+    def river(self, hands: list[Hands]) -> None:
+        """See `Watch`."""
+
+    def slice(self, row: dict[str, Any]) -> None:
+        """See `Watch`."""
+
+    def enough(self) -> str | None:
+        """See `Watch`."""
+        return None
+
+    def end(self, account: dict[str, Any]) -> dict[str, Any]:
+        """See `Watch`."""
+        return {}
+
+    def close(self) -> None:
+        """See `Watch`."""
+
+
 class Watching:
     """All watches of a run."""
 

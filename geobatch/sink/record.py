@@ -102,6 +102,10 @@ class Run:
                 found[int(shard), int(number)] = item.uri
         return found
 
+    def committed(self) -> list[dict[str, Any]]:
+        """What every commit says: one GET a commit that was not read before."""
+        return self._read(list(self.commits().values()))
+
     def published(self) -> Snapshot | None:
         """The newest table, if this run has brought it about already (and its driver died before the proof); else None."""
         table = latest(self.store, self.output)
@@ -153,7 +157,7 @@ class Run:
         """
         if (table := self.published()) is not None:
             ended = table.record.get("ended", ended)
-        commits = self._read(list(self.commits().values()))
+        commits = self.committed()
         unfinished = _check(plan, commits, ended)
         ending = Ending(
             run=self.id,

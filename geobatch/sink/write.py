@@ -38,6 +38,11 @@ SUMMARY = pa.schema(
 )
 
 
+def aside_name(shard: int, number: int) -> str:
+    """Name of the file below `runs/RUN/aside/` with the rows of a slice that is not the table's: its shard is below 0."""
+    return f"{-shard:08d}.{number:06d}.parquet"
+
+
 def commit_name(shard: int, number: int) -> str:
     """Name of a slice's commit below `runs/RUN/commits/`."""
     return f"{shard:08d}.{number:06d}.json"
@@ -65,17 +70,26 @@ class Write:
         if len(set(ids)) != len(ids):
             raise MachineError(f"shard {piece.shard} slice {piece.number} holds an image twice: a bug, report it")
         part: dict[str, Any] | None = None
-        if len(rows):
+        if piece.shard < 0:
+            self.store.put(
+                join(self.output, "runs", self.stamp.run, "aside", aside_name(piece.shard, piece.number)), parquet(rows)
+            )
+        elif len(rows):
             data = parquet(rows)
             name = f"{self.stamp.run}-{piece.shard:08d}-{piece.number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
             part = {"path": f"places/{name}", "rows": len(rows), "bytes": len(data), "run": self.stamp.run}
             self.store.put(join(self.output, part["path"]), data)
         commit = self._commit(piece, rows, part, time.perf_counter() - started)
+        if piece.shard < 0:
+            return self._told(commit)
         uri = join(self.output, "runs", self.stamp.run, "commits", commit_name(piece.shard, piece.number))
         if not self.store.put_if_absent(uri, json.dumps(commit).encode()):
             commit = self._concede(uri, part)
         else:
             metrics.committed(commit["placed"], commit["reasons"])
+        return self._told(commit)
+
+    def _told(self, commit: dict[str, Any]) -> pa.Table:
         told = {**commit, "written": commit["part"]["bytes"] if commit["part"] else 0}
         told |= {name: list(commit[name].items()) for name in ("reasons", "seconds")}
         return pa.Table.from_pylist([{name: told[name] for name in SUMMARY.names}], schema=SUMMARY)

@@ -1,0 +1,143 @@
+"""When a run must end: a moment in ISO 8601, or the next time that clocks somewhere show HH:MM.
+
+    --deadline 06:30 --timezone Europe/Berlin      the next half past six in Berlin, whatever the machine's clock is set to
+    --deadline 2026-11-22T06:30+01:00              that moment
+    --deadline 2026-11-22T06:30                    that moment in --timezone, or as this machine's clock counts
+
+Clocks jump twice a year. A time that a jump leaves out (02:30 on the last Sunday of March) is taken for the moment of the
+jump, the first that is not before it; of a time that comes twice the next one counts, and for a date the first. So a run told
+to end at 02:30 each night ends each night once.
+
+At the deadline the run reads and begins nothing more; what it has begun is finished (`drain`). It is over some minutes later,
+so a deadline lies that much before the moment when the machines must be free.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from zoneinfo import ZoneInfo
+
+from geobatch.errors import UserError
+from geobatch.pipeline.watch import Onlooker
+
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+
+_FORMS = "give HH:MM, or a moment like 2026-11-22T06:30+01:00"
+
+#: A jump of clocks is shorter; what is longer moves the date line (Samoa left out a whole day).
+_LONGEST_JUMP = timedelta(hours=12)
+
+
+class Deadline(Onlooker):
+    """Has enough once the moment has come.
+
+    Args:
+        at: the moment.
+        clock: seconds since 1970; for tests.
+    """
+
+    def __init__(self, at: datetime, clock: Callable[[], float] = time.time) -> None:
+        self.at, self.clock = at, clock
+
+    def enough(self) -> str | None:
+        """See `Watch`."""
+        return f"deadline: {said(self.at)} has come" if self.clock() >= self.at.timestamp() else None
+
+
+def moment(text: str, timezone: str | None = None, now: datetime | None = None) -> datetime:
+    """The moment that a user means, in the zone that they mean it in.
+
+    Args:
+        text: ISO 8601, or HH:MM or HH:MM:SS, of which the next is meant.
+        timezone: name of a zone as IANA has them; None: this machine's.
+        now: with a zone; None: now.
+
+    Raises:
+        UserError: it is neither, or past already; there is no such zone.
+    """
+    zone = _zone(timezone) if timezone else None
+    now = now or datetime.now(UTC)
+    if _CLOCK.fullmatch(text):
+        return _in(_next(_clock(text), zone, now), zone)
+    try:
+        named = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--deadline {text!r} is no time; {_FORMS}") from None
+    if named.tzinfo is None:
+        try:
+            found = min(_moments(named, zone))
+        except OverflowError:
+            raise UserError(f"--deadline {text!r} is outside of what calendars know; {_FORMS}") from None
+        at = _in(found, zone)
+    else:
+        at = named
+    if at <= now:
+        raise UserError(
+            f"--deadline {text} is past, it is {said(_in(now, zone))}; give a later one, or HH:MM for the next such time"
+        )
+    return at
+
+
+def said(at: datetime) -> str:
+    """A moment for people, with its offset."""
+    return at.isoformat(sep=" ", timespec="seconds" if at.second else "minutes")
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise UserError(
+            f"--timezone {name!r} is no zone that this machine knows; give a name like Europe/Berlin or UTC (a machine without "
+            "time zones gets them by `pip install tzdata`)"
+        ) from None
+
+
+def _clock(text: str) -> clock_time:
+    try:
+        hour, minute, second = (int(part) for part in (text + ":0").split(":")[:3])
+        return clock_time(hour, minute, second)
+    except ValueError:
+        raise UserError(f"--deadline {text!r} is no time of a day; {_FORMS}") from None
+
+
+def _in(at: datetime, zone: ZoneInfo | None) -> datetime:
+    return at.astimezone(zone)
+
+
+def _next(wanted: clock_time, zone: ZoneInfo | None, now: datetime) -> datetime:
+    today = now.astimezone(zone).date()
+    days = (today + timedelta(days=day) for day in range(-1, 4))  # a day that the date line takes away among them
+    return min(at for day in days for at in _moments(datetime.combine(day, wanted), zone) if at > now)
+
+
+def _moments(shown: datetime, zone: ZoneInfo | None) -> Iterator[datetime]:
+    """The moments, in UTC, at which clocks show this, once or twice; or the jump that leaves it out."""
+    early, late = sorted(_utc(shown.replace(fold=fold), zone) for fold in (0, 1))
+    there = [at for at in dict.fromkeys((early, late)) if at.astimezone(zone).replace(tzinfo=None, fold=0) == shown]
+    if there:
+        yield from there
+    elif late - early < _LONGEST_JUMP:
+        yield _jump(early, late, zone)
+
+
+def _utc(shown: datetime, zone: ZoneInfo | None) -> datetime:
+    """Without a zone `datetime` asks the machine."""
+    return (shown if zone is None else shown.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def _jump(before: datetime, after: datetime, zone: ZoneInfo | None) -> datetime:
+    """The second at which the offset changes between two moments."""
+    first, last = int(before.timestamp()), int(after.timestamp())
+    offset = before.astimezone(zone).utcoffset()
+    while last - first > 1:
+        middle = (first + last) // 2
+        if datetime.fromtimestamp(middle, UTC).astimezone(zone).utcoffset() == offset:
+            first = middle
+        else:
+            last = middle
+    return datetime.fromtimestamp(last, UTC)

@@ -1,0 +1,121 @@
+"""A run that nobody watches: what it is asked to do again, when it must end, and what it says of itself by its exit status.
+
+    0    all is done
+    3    more images were rejected than --max-rejected allows, or the canary is worse and --canary-stop was given
+    4    ended in order at --deadline or --max-cost with something left, which the next run does
+
+In each case the table stands, with every row that was committed. A run that its watches ended is over: the next command lists
+the archive anew and finds what was left as it finds what is new. A run that died is taken up by the next command instead, and
+when its old plan is done, the archive is listed once more in the same command: what came since is not left to the night after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from geobatch.errors import REASONS, UserError
+from geobatch.pipeline.deadline import Deadline, moment
+from geobatch.pipeline.entry import DONE, ENDED, REJECTED
+from geobatch.pipeline.frozen import Wanted
+from geobatch.pipeline.limits import Budget, Costs, Rejections, too_many
+from geobatch.pipeline.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """What a run over a standing output does, and when it ends."""
+
+    all: bool = False
+    """Locate everything again, not only what is new since the last run; its rows take the place of the old ones in one step."""
+    retry_rejected: tuple[str, ...] | None = None
+    """Try again what was rejected for these reasons (none named: for any), beside what is new; a success replaces the
+    rejection."""
+    archive_emptied: bool = False
+    """The archive may be found without a single object that the table knows; else that is taken for a mistake."""
+    deadline: str | None = None
+    """When to end in order: HH:MM, the next such time in --timezone, or a moment like 2026-11-22T06:30+01:00."""
+    timezone: str | None = None
+    """Zone of the deadline, such as Europe/Berlin; default: this machine's."""
+    max_cost: float | None = None
+    """USD after which the run ends in order, by --prices."""
+    max_rejected: float = 1.0
+    """Share of the run's images that may be rejected; more end with status 3, far more end the run early. 1 allows all."""
+    canary: str | None = None
+    """A few labelled images that go through every run and never into the table: an archive like --archive."""
+    canary_truth: str | None = None
+    """CSV or Parquet of where the canary's images were taken."""
+    canary_stop: bool = False
+    """End the run when the canary is worse than its record; else it is only said."""
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together, before anything starts."""
+        if self.all and self.retry_rejected is not None:
+            raise UserError("--all does the rejected ones again as well; leave --retry-rejected out")
+        if unknown := [reason for reason in self.retry_rejected or () if reason not in REASONS]:
+            raise UserError(f"--retry-rejected: there is no reason {unknown[0]!r}; there are {', '.join(REASONS)}")
+        if self.timezone and not self.deadline:
+            raise UserError("--timezone is the deadline's; give --deadline, or leave it out")
+        if self.max_cost is not None and not (self.max_cost > 0 and math.isfinite(self.max_cost)):
+            raise UserError(f"--max-cost {self.max_cost:g} pays for nothing; give USD above 0")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max-rejected {self.max_rejected:g} is no share; give a number from 0 to 1, such as 0.2")
+        if (self.canary is None) != (self.canary_truth is None):
+            raise UserError("a canary is images and their places; give both --canary and --canary-truth")
+        if self.canary_stop and self.canary is None:
+            raise UserError("--canary-stop needs a canary; give --canary and --canary-truth")
+
+    def wanted(self) -> Wanted:
+        """What is done beside what is new."""
+        retry = self.retry_rejected
+        reasons = None if retry is None else frozenset(retry or REASONS)
+        return Wanted(everything=self.all, retry=reasons, emptied=self.archive_emptied)
+
+    def again(self, account: Mapping[str, Any]) -> bool:
+        """Whether, after a run that was taken up, the archive is to be listed once more for what came since."""
+        if account.get("usd") is not None and self.max_cost is not None and account["usd"] >= self.max_cost:
+            return False
+        return bool(account.get("resumed")) and not account.get("ended") and not self.all and self.retry_rejected is None
+
+    def ends(self, now: datetime | None = None) -> datetime | None:
+        """The deadline.
+
+        Raises:
+            UserError: it is no time, or past.
+        """
+        return moment(self.deadline, self.timezone, now) if self.deadline else None
+
+    def watches(self, account: Costs, at: datetime | None, spent: float = 0.0) -> tuple[Watch, ...]:
+        """What may end the run: deadline, budget (of which `spent` USD are gone already), rejections."""
+        found: list[Watch] = []
+        if at is not None:
+            found.append(Deadline(at))
+        if self.max_cost is not None:
+            found.append(Budget(account, self.max_cost - spent))
+        if self.max_rejected < 1:
+            found.append(Rejections(self.max_rejected))
+        return tuple(found)
+
+    def verdict(self, account: Mapping[str, Any]) -> tuple[int, str | None]:
+        """Exit status of a run that ended in order, and one line where it is not 0."""
+        ended = str(account.get("ended") or "")
+        word = ended.split(":", maxsplit=1)[0]
+        if word == "canary":
+            return (
+                REJECTED,
+                f"stopped, {ended}; {_left(account)}; look at runs/{account['run']}/canary.json before running again",
+            )
+        if not account["new"]:
+            return DONE, None
+        if (line := too_many(account, self.max_rejected)) is not None:
+            return REJECTED, line
+        if ended:
+            return ENDED, f"ended before all was done, {ended}; {_left(account)}; the same command goes on with the rest"
+        return DONE, None
+
+
+def _left(account: Mapping[str, Any]) -> str:
+    return f"{account['read']:,} images are done, {account['unfinished']:,} of {account['shards']:,} shards are left"
