@@ -33,4 +33,5 @@ def density(parts: Iterable[pa.Table]) -> NDArray[np.uint8]:
     grid = counts.reshape(ROWS, COLUMNS)
     middle = np.radians(90 - (np.arange(ROWS) + 0.5) * (180 / ROWS))
     shade = np.log1p(grid / np.cos(middle)[:, None])
-    return np.ceil(255 * shade / max(shade.max(), 1e-9)).astype(np.uint8)
+    # A cell that holds anything shows; 255 times the largest over itself may come out a hair above 255.
+    return np.minimum(np.ceil(255 * shade / max(shade.max(), 1e-9)), 255).astype(np.uint8)
