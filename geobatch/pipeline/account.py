@@ -34,7 +34,7 @@ from geobatch import metrics
 from geobatch.actors import Hands
 from geobatch.errors import GeobatchError, UserError
 from geobatch.pipeline.machines import LOOK_SECONDS, Hours, Node, nodes
-from geobatch.pipeline.prices import Prices
+from geobatch.pipeline.prices import HERE, Prices
 from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.sink import Run
@@ -258,6 +258,8 @@ def table(account: Mapping[str, Any]) -> list[str]:
         could = "" if told["images_a_second"] is None else f", could do {told['images_a_second']:,.1f} images a second"
         slowest = "  <- the slowest" if stage == account["slowest"] else ""
         lines.append(f"  {stage:<{width}}  {told['workers']:>3} at once{busy}{could}{slowest}")
+    if account["unpriced"] == [HERE]:  # a machine of one's own, whose hours nobody bills
+        return lines
     for kind, told in account["machines"].items():
         price = "its price is not known" if told["usd"] is None else f"{told['usd']:,.2f} USD"
         lines.append(f"  {told['hours']:,.2f} h of {kind}: {price}")

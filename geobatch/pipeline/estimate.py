@@ -36,7 +36,7 @@ from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
 from geobatch.pipeline.account import Account, costs, lasted
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.prices import Prices
+from geobatch.pipeline.prices import HERE, Prices
 from geobatch.pipeline.sample import Clock, Listed, Sample, look
 from geobatch.progress import Progress, say
 from geobatch.sink import begin, latest, open_run
@@ -217,6 +217,8 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
         f"{lasted(told['seconds'])}, or {lasted(told['seconds_at_best'])}"
     )
     machines = ", ".join(f"{each['count']} x {kind}" for kind, each in told["machines"].items())
+    if told["unpriced"] == [HERE]:
+        return said
     if told["usd"] is None:
         said.append(f"  cost: not known; name the price of {', '.join(told['unpriced'])} in a file of --prices")
     else:

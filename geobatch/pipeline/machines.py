@@ -53,6 +53,8 @@ class Hours:
         if self._at is not None:
             for node, kind in {**self._there, **there}.items():
                 self.seconds[kind] += (at - self._at) * ((node in self._there) + (node in there)) / 2
+        for kind in there.values():
+            self.seconds[kind] += 0.0  # known from the first look on, if only for its price
         self._at, self._there = at, dict(there)
 
 

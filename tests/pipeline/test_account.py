@@ -130,6 +130,8 @@ def test_a_machine_without_a_price_has_hours_and_no_cost(tmp_path: Path) -> None
     world.there = {"a": "cpu", "b": "z9.enormous"}
     account = world.account()
     account.begin(run_at(tmp_path), {})
+    with pytest.raises(UserError, match="z9"):  # at once, before it has cost anything
+        account.cost_so_far()
     world.wait(3600, account)
     with pytest.raises(UserError, match=r"what 'z9\.enormous' costs an hour; name it in a file of --prices"):
         account.cost_so_far()
@@ -181,6 +183,15 @@ def test_a_run_that_read_nothing_divides_by_nothing() -> None:
         "  Read    1 at once  <- the slowest",
         "cost: 0.00 USD (prices of 2026-11)",
     ]
+
+
+def test_of_ones_own_machine_nobody_asks_what_it_costs() -> None:
+    account: dict[str, Any] = {"read": 10, "seconds": {}}
+    own = reckoned(account, Spent(100.0, {"this machine": 100.0}, {}), PRICES)
+    assert (own["usd"], own["unpriced"]) == (None, ["this machine"])
+    assert table({**account, **own}) == ["10 images in 100 s, 0.1 a second"]
+    priced = reckoned(account, Spent(100.0, {"this machine": 100.0}, {}), Prices(own={"this machine": 3.6}, date="2026-11"))
+    assert table({**account, **priced})[-1] == "cost: 0.10 USD, 10,000.00 USD a million images (prices of 2026-11)"
 
 
 def test_costs() -> None:
