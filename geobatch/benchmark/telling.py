@@ -32,7 +32,6 @@ def told(found: Evaluation) -> str:
         f" ({found.without_truth} without truth, {found.missing} of the truth not in the table)"
     ]
     lines += [f"  rejected: {reason} {count}" for reason, count in found.rejected.items()]
-    lines += [f"  {note}" for note in found.notes]
     lines += ["", _line("% within", [f"{km} km" for km in RADII_KM], "median km", "mean km", "GeoScore")]
     lines += [_figures_line(name, one) for name, one in found.choices.items()]
     if found.exif:

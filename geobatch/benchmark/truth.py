@@ -34,6 +34,7 @@ from geobatch.benchmark.columns import Columns, Floats, from_csv, from_parquet, 
 from geobatch.benchmark.lookup import Lookup
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
+from geobatch.progress import say
 from geobatch.store import NotFound, Store
 
 #: Images looked up at once.
@@ -169,7 +170,7 @@ def _last_parts(names: pa.LargeStringArray) -> pa.LargeStringArray:
 
 
 def load_truth(store: Store, uri: str) -> Truth:
-    """Truth from a CSV (comma, semicolon or tab) or Parquet file in any store, read in a stream.
+    """Truth from a CSV (comma, semicolon or tab) or Parquet file in any store, read in a stream; its notes are said.
 
     Raises:
         UserError: no such file, no such columns, an unreadable value; the line says which row and what to do.
@@ -178,10 +179,15 @@ def load_truth(store: Store, uri: str) -> Truth:
     if found is None:
         raise NotFound(f"{uri} does not exist")
     if store.get(uri, 0, 4) == b"PAR1":
-        return _truth(from_parquet(cast(BinaryIO, store.seekable(uri, found.size, if_match=found.etag)), uri), uri)
-    with store.stream(uri, if_match=found.etag) as file:
-        columns = streamed(cast(BinaryIO, file), uri)
-    return _truth(columns if columns is not None else from_csv(store.get(uri, if_match=found.etag), uri), uri)
+        columns = from_parquet(cast(BinaryIO, store.seekable(uri, found.size, if_match=found.etag)), uri)
+    else:
+        with store.stream(uri, if_match=found.etag) as file:
+            read = streamed(cast(BinaryIO, file), uri)
+        columns = read if read is not None else from_csv(store.get(uri, if_match=found.etag), uri)
+    truth = _truth(columns, uri)
+    for note in truth.notes:
+        say(note)
+    return truth
 
 
 def read_truth(source: str | Path) -> Truth:

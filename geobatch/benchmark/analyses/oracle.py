@@ -37,7 +37,7 @@ def held(draws: int, k: int) -> Floats:
 
 def analyse(case: Case) -> Finding | str:
     """See above."""
-    draws = case.lists.draws
+    draws = dict(sorted(case.lists.draws.items()))
     if not draws:
         return "the table has no draws"
     most = max(draws)

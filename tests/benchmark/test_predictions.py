@@ -1,0 +1,61 @@
+"""Other systems' files as tables: published results give their own summary through the whole job."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from geobatch.benchmark.predictions import is_file, load_predictions
+from geobatch.errors import UserError
+from geobatch.pipeline.evaluate import Evaluate, evaluate_places
+from geobatch.store import NotFound, Store
+from tests.benchmark.test_metrics import RESULTS
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_job_gives_published_results_their_own_summary(
+    realdata: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = realdata / "benchmarks" / "GeoEstimation" / name
+    with path.open(newline="") as lines:
+        summary = [float(cell) for cell in [row for row in csv.reader(lines) if row][-1]]
+    config = Evaluate(places=str(path), truth=str(path), benchmark="im2gps", analyses=(), bootstrap=100)
+    chosen = evaluate_places(config).choices["chosen"]
+    assert [share.value for share in chosen.shares] == pytest.approx(summary[:5], abs=1e-6)
+    assert chosen.mean_km == pytest.approx(summary[5], abs=0.01) and chosen.images == 237
+    assert "ends in another table of 2 lines" in capsys.readouterr().out
+
+
+def test_a_predicted_place_goes_before_one_that_is_true(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("id,gt_lat,gt_long,predicted_lat,predicted_long\r\na,1,2,3,4\r\nb,1,2,,\r\nc,1,2,95,4\r\n")
+    table, notes = load_predictions(Store(), str(path))
+    assert table["image_id"].to_pylist() == ["a", "b", "c"] and notes == ()
+    assert table["latitude"].to_pylist() == [3, None, None] and table["longitude"].to_pylist() == [4, None, None]
+    assert table["status"].to_pylist() == ["placed", "rejected", "rejected"]
+    assert table["reason"].to_pylist() == [None, "no_place", "no_place"]
+
+
+def test_parquet_and_plain_titles(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"id": [7, 8], "lat": [1.5, np.nan], "lng": [2.5, 1.0]}), path)
+    table, _ = load_predictions(Store(), str(path))
+    assert table["image_id"].to_pylist() == ["7", "8"] and table["latitude"].to_pylist() == [1.5, None]
+
+
+def test_files_are_told_from_outputs() -> None:
+    assert is_file("s3://b/x.CSV") and is_file("x.parquet") and not is_file("s3://b/located") and not is_file("out/")
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="does not exist"):
+        load_predictions(Store(), str(tmp_path / "none.csv"))
+    path = tmp_path / "p.csv"
+    path.write_text("id,x,y\na,1,2\n")
+    with pytest.raises(UserError, match="has no column for a predicted latitude; name one 'predicted_lat'"):
+        load_predictions(Store(), str(path))
