@@ -29,7 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geobatch.errors import REASONS, UserError
+from geobatch.errors import UserError
 from geobatch.sink.keys import Gathered, digests, matches
 from geobatch.sink.table import DELETED, Piece, Snapshot, deleted_objects
 from geobatch.store import Store, join
@@ -235,17 +235,3 @@ def _emptied(below: str, missed: int) -> str:
         f"of the {missed:,} objects that the table holds of {below} not one is there any more; if the archive was emptied on "
         "purpose give --archive-emptied, else check --archive"
     )
-
-
-def reasons(asked: tuple[str, ...] | None) -> frozenset[str] | None:
-    """The reasons of `--retry-rejected`: those named, all where none is, None where the flag is not given.
-
-    Raises:
-        UserError: one is no reason.
-    """
-    if asked is None:
-        return None
-    unknown = [reason for reason in asked if reason not in REASONS]
-    if unknown:
-        raise UserError(f"--retry-rejected {unknown[0]} is no reason for a rejection; name some of {', '.join(REASONS)}")
-    return frozenset(asked or REASONS)

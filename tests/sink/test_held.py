@@ -10,7 +10,6 @@ import pytest
 from geobatch.errors import REASONS, UserError
 from geobatch.pipeline.frozen import Wanted
 from geobatch.sink import latest, read
-from geobatch.sink.held import reasons
 from geobatch.store import Store, Unreadable
 from tests.sink.nights import latitude_of, night, rows_of, tar_of
 
@@ -137,9 +136,9 @@ def test_a_manifest_marks_what_it_names_and_the_store_lacks(archive: Path, tmp_p
 def test_rejections_are_tried_again_for_the_reasons_named(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     night(archive, out)
-    assert night(archive, out, Wanted(retry=reasons(("timeout",)))) == (None, [])
+    assert night(archive, out, Wanted(retry=frozenset({"timeout"}))) == (None, [])
     (archive / "new.jpg").write_bytes(b"bad too")
-    done, seen = night(archive, out, Wanted(retry=reasons(("broken", "timeout"))))
+    done, seen = night(archive, out, Wanted(retry=frozenset({"broken", "timeout"})))
     names = [name.rpartition("/")[2] for name in seen]
     # The tar is read again; its good members are known by their bytes.
     assert done is not None and (done["read"], done["reused"], done["known"]) == (5, 2, 2)
@@ -149,13 +148,6 @@ def test_rejections_are_tried_again_for_the_reasons_named(archive: Path, tmp_pat
     assert {name for name, row in rows.items() if row["reason"]} == {"c.jpg", "new.jpg", "t.tar#2.jpg"}
     assert {row["run"] for name, row in rows.items() if name in ("c.jpg", "t.tar#2.jpg")} == {"000002"}  # a new failure, too
     assert rows["a.jpg"]["run"] == "000001"
-
-
-def test_reasons_that_are_none_are_named_in_one_line() -> None:
-    assert reasons(None) is None and reasons(()) == frozenset(REASONS) and reasons(("empty",)) == {"empty"}
-    with pytest.raises(UserError, match=r"blurred is no reason .*missing, changed") as error:
-        reasons(("empty", "blurred"))
-    assert "\n" not in str(error.value)
 
 
 def test_everything_again_replaces_every_row_in_one_step(archive: Path, tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Random histories of an archive, its runs and compactions, against a plain model of what the table must be.
+
+The model knows no parts, shards or lists: for each image the bytes that were located last, and whether the last complete
+listing missed its object.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geobatch.pipeline.frozen import Wanted
+from geobatch.sink import latest, read
+from geobatch.sink.compact import clear, compact
+from geobatch.store import Store
+from tests.sink.nights import latitude_of, night, rows_of, tar_of
+
+#: Loose images, and tars with the members that they may have.
+LOOSE, TARS, MEMBERS = ("a.jpg", "b.jpg", "c.jpg", "d.jpg"), ("t.tar", "u.tar"), ("1.jpg", "2.jpg", "3.jpg")
+
+contents = st.sampled_from([b"x", b"y", b"z", b"bad p", b"bad q"])
+step = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from(LOOSE), contents),
+    st.tuples(st.just("write"), st.sampled_from(TARS), st.dictionaries(st.sampled_from(MEMBERS), contents)),
+    st.tuples(st.just("delete"), st.sampled_from([*LOOSE, *TARS]), st.none()),
+    st.tuples(st.just("night"), st.sampled_from(["new", "all", "retry"]), st.none() | st.integers(0, 3)),
+    st.tuples(st.just("compact"), st.sampled_from([1, 20_000, 1 << 30]), st.none()),
+)
+
+
+class Model:
+    """The archive as it is, the table as it must be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.archive, self.output = folder / "archive", folder / "out"
+        self.archive.mkdir()
+        self.objects: dict[str, Any] = {}  # name -> bytes, or members
+        self.writes = 0
+        self.rows: dict[str, tuple[str, bytes]] = {}  # image -> (object, bytes it was located by)
+        self.done: dict[str, int] = {}  # object -> the write of it that the table holds wholly
+        self.written: dict[str, int] = {}  # object -> its last write
+        self.gone: set[str] = set()
+
+    def write(self, name: str, content: Any) -> None:
+        self.objects[name], self.writes = content, self.writes + 1
+        self.written[name] = self.writes
+        path = self.archive / name
+        path.write_bytes(tar_of(content) if isinstance(content, dict) else content)
+
+        os.utime(path, ns=(self.writes * 10**9, self.writes * 10**9))  # two writes are two etags
+
+    def delete(self, name: str) -> None:
+        if self.objects.pop(name, None) is not None:
+            (self.archive / name).unlink()
+
+    def images(self, name: str) -> dict[str, bytes]:
+        """What is in an object, by image_id without the folder."""
+        content = self.objects[name]
+        return {f"{name}#{member}": data for member, data in content.items()} if isinstance(content, dict) else {name: content}
+
+    def night(self, kind: str, stop_after: int | None) -> None:
+        if not self.objects and not self.rows:
+            return
+        wanted = Wanted(everything=kind == "all", retry=frozenset({"broken"}) if kind == "retry" else None, emptied=True)
+        done, seen = night(self.archive, self.output, wanted, stop_after, shard_rows=2)
+        before = rows_before = dict(self.rows)
+        due = [name for name in sorted(self.objects) if self.due(name, kind)]
+        self.gone = {name for name, _ in before.values()} - set(self.objects)
+        if done is None:
+            assert not due
+            return
+        table = rows_of(self.output)
+        if done["ended"] is None:
+            for name in due:
+                self.rows = {image: row for image, row in self.rows.items() if row[0] != name}
+                self.rows |= {image: (name, data) for image, data in self.images(name).items()}
+                self.done[name] = self.written[name]
+        else:  # some of what was due was done: nothing may be lost, and what is new must be right
+            for name in due:
+                now = {image: row for image, row in table.items() if row["uri"].endswith("/" + name)}
+                fresh = {image for image, row in now.items() if row["run"] == done["run"]}
+                old = {image for image, row in rows_before.items() if row[0] == name}
+                assert fresh <= set(self.images(name)) and old - set(now) <= old - set(self.images(name))
+                whole = fresh == set(self.images(name)) and name not in _partial(self.output) and bool(fresh)
+                if whole:
+                    self.rows = {image: row for image, row in self.rows.items() if row[0] != name}
+                    self.done[name] = self.written[name]
+                elif fresh:
+                    self.done.pop(name, None)
+                self.rows |= {image: (name, self.images(name)[image]) for image in fresh}
+        self.counts(done, seen, kind)
+
+    def due(self, name: str, kind: str) -> bool:
+        rejected = any(data.startswith(b"bad") for image, (holder, data) in self.rows.items() if holder == name)
+        return kind == "all" or self.done.get(name) != self.written[name] or (kind == "retry" and rejected)
+
+    def counts(self, done: dict[str, Any], seen: list[str], kind: str) -> None:
+        assert done["read"] == done["placed"] + done["rejected"] == len(seen) + done["reused"]
+        assert kind != "all" or not done["reused"]
+
+    def check(self) -> None:
+        """The table is the model's, by every way to read it."""
+        if latest(Store(), str(self.output)) is None:
+            return
+        if not self.rows:
+            return
+        rows = rows_of(self.output)
+        assert rows.keys() == self.rows.keys()
+        for image, (name, data) in self.rows.items():
+            row = rows[image]
+            assert (row["status"] == "rejected") == data.startswith(b"bad"), image
+            assert row["latitude"] == (None if data.startswith(b"bad") else latitude_of(data))
+            assert (row["deleted"] is not None) == (name in self.gone), image
+        left = read(str(self.output), ["image_id"], deleted="leave out")
+        assert len(left) == sum(name not in self.gone for name, _ in self.rows.values())
+
+
+def _partial(output: Path) -> set[str]:
+    table = latest(Store(), str(output))
+    assert table is not None
+    return {uri.rpartition("/")[2] for uri in table.record["partial_sources"]}
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp())
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+def play(steps: list[tuple[Any, ...]]) -> None:
+    """One history."""
+    with folder() as made:
+        model = Model(made)
+        for what, first, second in steps:
+            if what == "write":
+                model.write(first, second)
+            elif what == "delete":
+                model.delete(first)
+            elif what == "night":
+                model.night(first, second)
+            elif latest(Store(), str(model.output)) is not None:
+                compact(Store(), str(model.output), first)
+                clear(Store(), str(model.output), timedelta(0))
+            model.check()
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(step, min_size=6, max_size=16))
+def test_the_table_is_the_models(steps: list[tuple[Any, ...]]) -> None:
+    play(
+        [("write", "a.jpg", b"x"), ("write", "t.tar", {"1.jpg": b"y"}), ("night", "new", None), *steps, ("night", "new", None)]
+    )
