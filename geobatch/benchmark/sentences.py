@@ -78,11 +78,12 @@ def _rank(found: Evaluation, benchmark: str) -> str:
         return f"No published row is known for {benchmark}."
     ours = 100 * found.choices[CHOSEN].shares[1].value
     above = sum(ours > row.figures[1] for row in rows)
-    note = published.size_note(benchmark, found.images)
+    if note := published.size_note(benchmark, found.images):
+        return f"{note}."
     return (
         f"With {ours:.1f} % within 25 km this table lies above {above} of {len(rows)} published rows of {benchmark}, none "
         f"of which "
-        f"was measured here{f'; {note}' if note else ''}."
+        "was measured here."
     )
 
 

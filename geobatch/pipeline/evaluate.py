@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -96,8 +96,8 @@ def evaluate_places(config: Evaluate) -> Evaluation:
             choosers=_choosers(store, config, places),
             against={name: _held(store, name) for name in config.against},
             seeds={name: _held(store, name) for name in config.seeds},
-            regions=Regions(Geocoder.load(), country_names()) if config.analyses else None,
             gallery=_gallery(store, config) if config.analyses else None,
+            regions=_regions() if config.analyses else None,
             cover=(landcover.NAMES, landcover.cover_at) if "cover" in config.analyses and landcover.here() else None,
         ),
         count_missing=config.count_missing or config.benchmark is not None,
@@ -159,6 +159,12 @@ def _choosers(store: Store, config: Evaluate, places: Places) -> dict[str, Choos
         for name in get_args(Selector)
         if name not in _UNTRIED
     }
+
+
+@cache
+def _regions() -> Regions:
+    """The gazetteer, once a process: it takes a second."""
+    return Regions(Geocoder.load(), country_names())
 
 
 def _gallery(store: Store, config: Evaluate) -> Gallery | None:
