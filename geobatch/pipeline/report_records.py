@@ -132,11 +132,17 @@ def load_evaluation(store: Store, uri: str) -> dict[str, Any]:
 
 
 def choices_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the table of figures."""
+    """Rows of the table of figures: each choice, then what others published on the same benchmark, marked as such."""
     rows = []
     for name, one in ((evaluation or {}).get("choices") or {}).items():
         shares = {str(km): one["shares"].get(f"{km}km") for km in RADII_KM}
         rows.append({"name": name, "shares": shares, **{key: _value(one.get(key)) for key in ("median_km", "mean_km")}})
+    for one in (evaluation or {}).get("published") or []:
+        figures = dict(zip(one.get("columns") or (), one.get("figures") or (), strict=False))
+        shares = {str(km): figures[f"{km}km"] / 100 for km in RADII_KM if f"{km}km" in figures}
+        if shares:
+            source = ", ".join(str(one[key]) for key in ("source", "date", "note") if one.get(key))
+            rows.append({"name": one["system"], "shares": shares, "published": source})
     return rows
 
 
@@ -146,8 +152,22 @@ def _value(figure: Any) -> Any:
 
 
 def findings_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Everything in an evaluation that has a sentence, in its order, with its table where it has one."""
-    return list(_sentences(evaluation or {}, ""))
+    """The sentences of an evaluation, first those of its figures, then everything that has one of its own, with its table."""
+    whole = evaluation or {}
+    told = whole.get("sentences") or {}
+    own = list(_sentences(whole, ""))
+    seen = {one["sentence"] for one in own}
+    plain = {name: sentence for name, sentence in told.items() if sentence and sentence not in seen}
+    found = [{"title": _title(name), "sentence": sentence, "rows": []} for name, sentence in plain.items()] + own
+    if unmade := whole.get("unmade"):
+        why = "; ".join(f"{_title(name)}: {reason}" for name, reason in unmade.items())
+        found.append({"title": "Not analysed", "sentence": f"{why}.", "rows": []})
+    return found
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _sentences(value: Any, name: str) -> Iterator[dict[str, Any]]:
@@ -156,7 +176,7 @@ def _sentences(value: Any, name: str) -> Iterator[dict[str, Any]]:
             yield from _sentences(one, name)
     elif isinstance(value, Mapping):
         if isinstance(value.get("sentence"), str) and value["sentence"]:
-            title = str(value.get("title") or value.get("name") or name).replace("_", " ")
+            title = _title(str(value.get("title") or value.get("name") or name))
             rows = [one for one in value.get("rows") or [] if isinstance(one, Mapping)]
             yield {"title": title, "sentence": value["sentence"], "rows": [dict(one) for one in rows[:_ROWS]]}
         for key, one in value.items():

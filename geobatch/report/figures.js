@@ -116,15 +116,16 @@ function drawFigures() {
     return;
   }
   const value = (row, radius) => (typeof row.shares[radius] === "object" ? row.shares[radius]?.value : row.shares[radius]);
-  const fair = rows.filter((row) => !row.name.includes("oracle"));
+  const fair = rows.filter((row) => !row.name.includes("oracle") && !row.published);
   const best = Object.fromEntries(images.radii.map((radius) => [radius, Math.max(...fair.map((row) => value(row, radius) ?? 0))]));
   const table = el("table", {},
     el("thead", {}, el("tr", {}, el("th", {}, "% of images, within"), images.radii.map((radius) => el("th", {}, `${count(radius)} km`)), el("th", {}, "median km"), el("th", {}, "mean km"))),
-    el("tbody", {}, rows.map((row) => el("tr", { class: row.name.includes("oracle") ? "faint" : null }, el("td", {}, row.name),
+    el("tbody", {}, rows.map((row) => el("tr", { class: fair.includes(row) ? null : "faint" }, el("td", {}, row.name, row.published ? el("span", { class: "range" }, `published: ${row.published}`) : null),
       images.radii.map((radius) => cell(row.shares[radius], fair.length > 1 && fair.includes(row) && value(row, radius) === best[radius] && best[radius] > 0)),
-      el("td", {}, km(row.median_km).replace(" km", "")), el("td", {}, km(row.mean_km).replace(" km", ""))))));
+      el("td", {}, km(row.median_km ?? NaN).replace(" km", "")), el("td", {}, km(row.mean_km ?? NaN).replace(" km", ""))))));
   const notes = [`${count(runs[0].totals.judged)} images have a truth; one without a place counts as beyond every distance.`];
   if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
+  if (rows.some((row) => row.published)) notes.push("Published rows are their authors' own, on the benchmark's whole.");
   if (rows.some((row) => row.shares[images.radii[0]]?.low !== undefined)) notes.push("Small figures: 95 % intervals.");
   const doubt = runs.some((run) => run.hasSure) ? [el("h2", { class: "under" }, "Stated and true"), el("div", { id: "doubt" })] : null;
   fill(target,

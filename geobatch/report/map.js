@@ -91,6 +91,7 @@ function drawEarth(context) {
         context.setTransform(ratio * k, 0, 0, ratio * k, ratio * screenX(world), ratio * screenY(0));
         context.lineWidth = (borders ? 0.7 : 0.6) / k;
         if (!borders) { context.fillStyle = shape.kind % 2 ? palette.land : palette.sea; context.fill(shape.path); }
+        if (shape.y1 > 0.85) { context.strokeStyle = palette.land; context.stroke(shape.path); } // closes the cuts
         context.strokeStyle = borders ? palette.border : palette.coast;
         context.stroke(shape.coast);
       }

@@ -186,8 +186,14 @@ def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
     document = {
         "choices": {"chosen": {"shares": {f"{km}km": share for km in (1, 25, 200, 750, 2500)}, "median_km": 3.0}},
+        "published": [
+            {"system": "X", "figures": [1.0, 2.0], "columns": ["1km", "25km"], "source": "a paper", "date": "2025", "note": ""},
+            {"system": "Y", "figures": [3.0], "columns": ["t2i R@1"], "source": "another", "date": "2025", "note": ""},
+        ],
         "analyses": [{"name": "levels", "title": "Levels", "sentence": "Half of them leave at 7.", "rows": [{"level": 7}]}],
         "calibration": [{"km": 1, "sentence": ""}],
+        "sentences": {"shares": "Half are near.", "levels": "Half of them leave at 7."},
+        "unmade": {"seeds": "there is one run"},
     }
     (tmp_path / "evaluation.json").write_text(json.dumps(document))
     config = Report(
@@ -196,7 +202,14 @@ def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:
     report(config)
     told = page(tmp_path / "page.html")[0]["runs"][0]
     assert told["choices"][0]["shares"]["25"] == share and told["choices"][0]["median_km"] == 3.0
-    assert told["findings"] == [{"title": "Levels", "sentence": "Half of them leave at 7.", "rows": [{"level": 7}]}]
+    assert told["choices"][1] == {"name": "X", "shares": {"1": 0.01, "25": 0.02}, "published": "a paper, 2025"}
+    assert len(told["choices"]) == 2  # figures of another kind have no column here
+    assert [(one["title"], one["sentence"]) for one in told["findings"]] == [
+        ("Shares", "Half are near."),
+        ("Levels", "Half of them leave at 7."),
+        ("Not analysed", "Seeds: there is one run."),
+    ]
+    assert told["findings"][1]["rows"] == [{"level": 7}]
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match="no JSON"):
         report(config)

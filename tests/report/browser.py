@@ -27,10 +27,15 @@ ENVIRONMENT = {
 }
 
 
+def required() -> bool:
+    """Whether a browser that is not here is a failure, as it is in CI."""
+    return bool(os.environ.get("GEOBATCH_REQUIRE_BROWSER"))
+
+
 def missing() -> bool:
-    """Whether there is no browser here; a failure where GEOBATCH_REQUIRE_BROWSER is set."""
+    """Whether there is no browser here; where one is required, this raises."""
     absent = find_spec("PySide6") is None or find_spec("PySide6.QtWebEngineCore") is None
-    if absent and os.environ.get("GEOBATCH_REQUIRE_BROWSER"):
+    if absent and required():
         raise RuntimeError("there is no browser: pip install PySide6-WebEngine, or unset GEOBATCH_REQUIRE_BROWSER")
     return absent
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from geobatch.report.page import Page, Run, document
-from tests.report.browser import Browser, missing
+from tests.report.browser import Browser, missing, required
 from tests.report.made import HARM, page
 
 needs_browser = pytest.mark.skipif(missing(), reason="PySide6-WebEngine is not installed: pages are not opened")
@@ -27,6 +27,12 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with Browser() as opened:
+        try:
+            opened.run("1")
+        except RuntimeError as error:
+            if required():
+                raise
+            pytest.skip(f"{error}: libraries of the system that Chromium needs are not here")
         yield opened
 
 
