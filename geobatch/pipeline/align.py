@@ -32,6 +32,7 @@ from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
 from geobatch.pipeline.geolocate import decoding
 from geobatch.progress import Progress, say
 from geobatch.sink import Snapshot, latest
+from geobatch.sink.table import removed
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop
 from geobatch.train.ready import ready
@@ -217,13 +218,13 @@ def _indexed(table: str, store: Store, work: Path) -> tuple[Path, int, str]:
     found = latest(store, table)
     if found is None:
         raise UserError(f"{table} holds no finished table of vectors; run build_gallery.py with this --output until it says so")
-    parts = [(Path(table) / part["path"], list(part.get("removed", ()))) for part in found.parts]
+    parts = [(Path(table) / part["path"], removed(part)) for part in found.parts]
     return work / "index", index(parts, work / "index"), _what(found)
 
 
 def _what(table: Snapshot) -> str:
     """What a table holds, as a name: settings alone are those of another archive too."""
-    parts = [[Path(part["path"]).name, list(part.get("removed", ()))] for part in table.parts]
+    parts = [[Path(part["path"]).name, removed(part)] for part in table.parts]
     return fingerprint({"parts": parts, "by": table.record["fingerprint"]})
 
 

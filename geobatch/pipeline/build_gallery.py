@@ -28,6 +28,7 @@ from geobatch.pipeline.folder import fingerprint, sent
 from geobatch.pipeline.groups import Groups
 from geobatch.progress import say
 from geobatch.sink import Snapshot, latest
+from geobatch.sink.table import removed
 from geobatch.store import Store, StoreConfig
 
 
@@ -151,7 +152,7 @@ def indexed(folder: Path, table: Snapshot, store: Store, config: BuildGallery, b
     Raises:
         UserError: as `geobatch.engine.gallery.build`, or the groups are of no image of a gallery that is built.
     """
-    parts = {part["path"]: len(part.get("removed", ())) for part in table.parts}
+    parts = {part["path"]: len(removed(part)) for part in table.parts}
     groups = Groups(store, config.groups) if config.groups else None
     source = {
         "parts": parts,

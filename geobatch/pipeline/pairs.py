@@ -42,6 +42,7 @@ from geobatch.pipeline.folder import fingerprint
 from geobatch.pipeline.geolocate import decoding
 from geobatch.progress import Progress, say
 from geobatch.sink import Snapshot, latest
+from geobatch.sink.table import removed
 from geobatch.store import Store, StoreConfig
 
 TABLE, FILE, RECORD, REJECTED, MISSING = "table", "pairs.arrow", "pairs.json", "rejected.csv", "missing.csv"
@@ -133,7 +134,7 @@ def prepare(source: Source, folder: Path, annotations: Annotations) -> Prepared:
     decides = source.decides(annotations)
     folder = folder / decides[:16]
     table = _table(source, folder / TABLE, decides)
-    state = fingerprint({"parts": [[part["path"], list(part.get("removed", ()))] for part in table.parts], "by": decides})
+    state = fingerprint({"parts": [[part["path"], removed(part)] for part in table.parts], "by": decides})
     record = folder / RECORD
     known = json.loads(record.read_text()) if record.is_file() and (folder / FILE).is_file() else {}
     if known.get("table") != state:

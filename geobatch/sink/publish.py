@@ -24,12 +24,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geobatch.sink.keys import Keys
-from geobatch.sink.table import Snapshot, latest, live_rows, removed, with_removed
+from geobatch.sink.table import Snapshot, latest, live_rows, superseded, with_removed
 from geobatch.store import Store, join
 
 
@@ -112,15 +113,15 @@ def superseding(store: Store, old: Snapshot, uris: Keys, images: Keys, touched: 
     if not len(uris) and not len(images):
         touched = set()
     columns = ["uri", "image_id"] if len(images) else ["uri"]
-    gone: dict[int, list[int]] = {}
+    gone: dict[int, list[npt.NDArray[np.int64]]] = {}
     for piece in old.pieces(store, columns, touched):
         dead = uris.holds((uri,) for uri in piece.rows["uri"].to_pylist())
         if len(images):
             dead |= images.holds((image,) for image in piece.rows["image_id"].to_pylist())
         if dead.any():
-            gone.setdefault(piece.part, []).extend(piece.positions[dead].tolist())
+            gone.setdefault(piece.part, []).append(piece.positions[dead])
     parts = [
-        with_removed(part, sorted({*removed(part), *gone[index]})) if index in gone else part
+        with_removed(part, np.sort(np.concatenate([superseded(part), *gone[index]]))) if index in gone else part
         for index, part in enumerate(old.parts)
     ]
     return [part for part in parts if live_rows(part)]

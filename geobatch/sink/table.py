@@ -108,8 +108,8 @@ class Snapshot:
         for large, run in groupby(wanted, key=lambda each: int(each[1].get("bytes", 0)) > LARGE):
             for index, start, table in self._large(store, run, columns) if large else self._small(store, run, columns):
                 piece = Piece(index, np.arange(start, start + len(table)), table)
-                gone = removed(self.parts[index])
-                if gone:
+                gone = superseded(self.parts[index])
+                if len(gone):
                     live = np.isin(piece.positions, gone, invert=True)
                     piece = Piece(index, piece.positions[live], table.filter(pa.array(live)))
                 yield piece
@@ -158,25 +158,31 @@ def _missing(name: str, rows: int) -> pa.Array:
     return pa.nulls(rows, PLACE.field(name).type)
 
 
-def removed(part: dict[str, Any]) -> list[int]:
+def superseded(part: dict[str, Any]) -> npt.NDArray[np.int64]:
     """Positions of a part's superseded rows, rising."""
     said = part.get("removed", ())
     if not isinstance(said, str):
-        return list(said)
-    bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(said)), np.uint8), count=part["rows"])
-    return cast(list[int], np.flatnonzero(bits).tolist())
+        return np.array(said, np.int64)
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(said)), np.uint8)
+    return np.flatnonzero(np.unpackbits(bits, count=part["rows"]))
 
 
-def with_removed(part: dict[str, Any], positions: list[int]) -> dict[str, Any]:
+def removed(part: dict[str, Any]) -> list[int]:
+    """`superseded` as a list."""
+    return cast(list[int], superseded(part).tolist())
+
+
+def with_removed(part: dict[str, Any], positions: npt.ArrayLike) -> dict[str, Any]:
     """The part with these positions, rising, as its superseded rows: a list, or a packed bitmap where there are many."""
-    if not positions:
+    gone = np.asarray(positions, np.int64)
+    if not len(gone):
         return {name: value for name, value in part.items() if name not in ("removed", "removed_rows")}
-    if len(positions) <= _LISTED:
-        return {**part, "removed": positions, "removed_rows": len(positions)}
+    if len(gone) <= _LISTED:
+        return {**part, "removed": gone.tolist(), "removed_rows": len(gone)}
     bits = np.zeros(part["rows"], np.uint8)
-    bits[positions] = 1
+    bits[gone] = 1
     packed = base64.b64encode(zlib.compress(np.packbits(bits).tobytes())).decode()
-    return {**part, "removed": packed, "removed_rows": len(positions)}
+    return {**part, "removed": packed, "removed_rows": len(gone)}
 
 
 def live_rows(part: dict[str, Any]) -> int:
