@@ -65,7 +65,8 @@ class Report:
     shown: int = 100_000
     """Images on the page at most; of more, the ends and a draw. Its figures are always of all."""
     pictures: int = 300
-    """Images of which the page has a picture: a third the worst, a third the best, a third at random."""
+    """Images of which the page has a picture, at most half of --shown: a third the worst, a third the best, a third at
+    random."""
     picture_seconds: float = 300.0
     """Seconds after which no more pictures are looked for in the archive."""
     countries: bool = True

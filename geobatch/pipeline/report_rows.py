@@ -87,7 +87,8 @@ class Reading:
 
     def first(self, table: Snapshot, asked: Asked) -> Read:
         """All that is asked for, of the table that the page is of."""
-        tally, rows, sample = Tally(), shown(asked.shown), pictured(min(asked.pictures, asked.shown))
+        pictures = min(asked.pictures, max(1, asked.shown // 2))
+        tally, rows, sample = Tally(), shown(asked.shown, pictures), pictured(pictures)
         with ExitStack() as stack:
             writers = [stack.enter_context(writer) for writer in asked.writers]
             for part, judged in self._parts(table, [*_LIGHT, *_SAMPLE, *_EXPORTED]):

@@ -85,9 +85,9 @@ class Chosen:
         return -pc.cast(table[CONFIDENCE], pa.float64()).to_numpy().astype(np.float64)
 
 
-def shown(limit: int) -> Chosen:
-    """Images on a page."""
-    return Chosen(limit=limit, edge=limit // 20, rejected=limit // 20)
+def shown(limit: int, pictures: int = 0) -> Chosen:
+    """Images on a page, those that `pictured(pictures)` chooses among them if they are at most half."""
+    return Chosen(limit=limit, edge=max(limit // 20, pictures // 3), rejected=limit // 20)
 
 
 def pictured(limit: int) -> Chosen:

@@ -149,13 +149,13 @@ def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
             places=str(run / "one"),
             truth=str(run / "truth.csv"),
             output=str(path),
-            shown=10,
+            shown=12,
             pictures=6,
             names=("mine",),
         )
     )
     values, arrays, pictures = page(path)
-    assert len(values["ids"]) == 10 and values["sample"].startswith("10 of 26 images are here")
+    assert len(values["ids"]) == 12 and values["sample"].startswith("12 of 26 images are here")
     assert values["runs"][0]["totals"]["images"] == 26 and values["runs"][0]["name"] == "mine"
     assert sorted(arrays["why"][[int(row) for row in pictures]].tolist()) == [1, 1, 2, 2, 3, 3]
     pictured = arrays["r0_error"][arrays["why"] == 1]

@@ -193,6 +193,17 @@ def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as
             QApplication.sendEvent(view.focusProxy(), QKeyEvent(kind, code, Qt.KeyboardModifier.NoModifier, text))
             wait(10)
 
+    def grab(path: str) -> None:
+        # A frame reaches the window when it does: two pictures alike are taken for the last.
+        wait(150)
+        before, now = None, view.grab().toImage()
+        for _ in range(20):
+            wait(150)
+            before, now = now, view.grab().toImage()
+            if before == now:
+                break
+        now.save(path)
+
     def answer(command: dict[str, Any]) -> Any:
         match command["do"]:
             case "open":
@@ -218,8 +229,7 @@ def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as
                 view.resize(command["width"], command["height"])
                 wait(100)
             case "picture":
-                wait(60)
-                view.grab().save(command["path"])
+                grab(command["path"])
             case "console":
                 return [said.pop(0) for _ in range(len(said))]
             case "refused":

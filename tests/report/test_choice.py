@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,10 +71,14 @@ def test_without_truth_the_doubtful_stand_in() -> None:
     assert sorted(sure[kept["why"].to_numpy() == 2]) == sorted(table[CONFIDENCE].to_numpy())[-10:]
 
 
-def test_what_has_a_picture_is_on_the_page() -> None:
-    table = rows(5000, rejected=50)
-    page, sample = chosen(shown(600), table, [1000, 2500]), chosen(pictured(90), table, [500])
-    assert set(sample["image_id"].to_pylist()) <= set(page["image_id"].to_pylist())
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 400), st.integers(0, 60), st.integers(1, 120), st.integers(0, 9), st.booleans())
+def test_what_has_a_picture_is_on_the_page(count: int, rejected: int, limit: int, seed: int, truth: bool) -> None:
+    table = rows(count, rejected=min(rejected, count), truth=truth, seed=seed)
+    pictures = max(1, limit // 2)
+    page, sample = chosen(shown(limit, pictures), table, []), chosen(pictured(pictures), table, [])
+    alive = sample.filter(pc.equal(sample["status"], "placed"))
+    assert set(alive["image_id"].to_pylist()) <= set(page["image_id"].to_pylist())
 
 
 def test_the_draw_is_even() -> None:

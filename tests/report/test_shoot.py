@@ -22,5 +22,5 @@ def test_a_picture_of_a_page(tmp_path: Path) -> None:
     for picture in data.values():
         assert len(picture) < MOST_BYTES
         with Image.open(io.BytesIO(picture)) as image:
-            assert image.size == (1320, 800) and len(image.convert("RGB").getcolors(1 << 16)) > 100
+            assert image.size == (1320, 880) and len(image.convert("RGB").getcolors(1 << 16)) > 100
     assert data[True] != data[False]
