@@ -98,6 +98,8 @@ class GeoLocSftCaption:
     """Actors that decode, at most; 0: one a CPU of this machine."""
     teachers: int = 1
     """Copies of the teacher at work, each on GPUs of its own."""
+    stages: tuple[str, ...] = ()
+    """What single stages ask of the cluster instead, such as Decode:workers=32 Caption:gpus=2,accelerator=A100."""
     address: str | None = None
     """Ray cluster to work on; default: RAY_ADDRESS, else this machine."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -169,6 +171,7 @@ def _flow(config: GeoLocSftCaption, reach: Reach, folder: str | None, model: str
         ],
         relocate=config.relocate,
         address=config.address,
+        stages=config.stages,
         what="captioned",
     )
 

@@ -1,0 +1,128 @@
+"""What an autoscaler was told, read as it is on the head node: from its command line, and in Ray's own form for Kubernetes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileConfigReader
+
+from geobatch.actors import Hands
+from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
+from geobatch.nodes import _alike, brought, configured, types_of
+from tests.river.cloud import autoscaling
+
+ROOT = Path(__file__).parent.parent
+
+TYPES = {
+    "cpu": {"resources": {"CPU": 16}, "max_workers": 8},
+    "gpu": {"resources": {"CPU": 8, "GPU": 1}, "labels": {"market": "spot"}, "max_workers": 4},
+    "none": {"resources": {"CPU": 64}, "max_workers": 0},
+}
+SESSION = "session_2026-11-21_23-53-47_196706_14795"
+
+
+def processes(folder: Path, *commands: str) -> Path:
+    """A folder like the kernel's, of processes with these command lines."""
+    for number, command in enumerate(commands, 10):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / f"{number}/cmdline").write_text("\0".join(command.split()) + "\0")
+    (folder / "meminfo").touch()
+    return folder
+
+
+def test_the_autoscaler_of_this_session_is_found_by_its_command_line(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    told.write_text(json.dumps(autoscaling(6379, TYPES, workers=10, idle_s=60)))
+    (tmp_path / "other.json").write_text(json.dumps(autoscaling(6379, {}, workers=0, idle_s=60)))
+    there = processes(
+        tmp_path / "proc",
+        "/sbin/init",
+        f"python monitor.py --logs-dir=/tmp/ray/session_2020/logs --autoscaling-config={tmp_path}/other.json",
+        f"python gcs_server --session-name={SESSION}",
+        f"python monitor.py --logs-dir=/tmp/ray/{SESSION}/logs --gcs-address=10.0.0.1:6379 --autoscaling-config={told}",
+    )
+    types, workers, known = configured(SESSION, there)
+    assert known and workers == 10
+    assert [(each.name, dict(each.resources), dict(each.labels), each.most, each.brought) for each in types] == [
+        ("cpu", {"CPU": 16.0}, {}, 8, True),
+        ("gpu", {"CPU": 8.0, "GPU": 1.0}, {"market": "spot"}, 4, True),
+    ]
+
+
+def test_a_cluster_without_an_autoscaler_has_what_is_alive(tmp_path: Path) -> None:
+    there = processes(tmp_path, f"python monitor.py --logs-dir=/tmp/ray/{SESSION}/logs")
+    assert configured(SESSION, there) == ([], 0, True)
+
+
+@pytest.mark.parametrize("content", [None, "no: [yaml", "provider: {}"])
+def test_what_cannot_be_read_is_not_known_and_refuses_nothing(tmp_path: Path, content: str | None) -> None:
+    told = tmp_path / "told.yaml"
+    if content is not None:
+        told.write_text(content)
+    there = processes(tmp_path / "proc", f"monitor.py --logs-dir=/tmp/ray/{SESSION}/logs --autoscaling-config={told}")
+    types, workers, known = configured(SESSION, there)
+    assert not known
+    assert settle([Hands(stage=Path, workers=7, gpus=64).pool()], Nodes(types=tuple(types), workers=workers, known=known)) == [
+        7
+    ]
+
+
+def nodes_of(config: AutoscalingConfig) -> Nodes:
+    types, workers, known = types_of(config)
+    return Nodes(types=(NodeType(name="head", resources={}), *types), workers=workers, known=known)
+
+
+def test_our_own_cluster_holds_a_river_on_gpus() -> None:
+    there = nodes_of(FileConfigReader(str(ROOT / "cluster.yaml")).get_cached_autoscaling_config())
+    stages = {"Read": Hands(stage=Path, cpus=0.5), "Decode": Hands(stage=Path, workers=200)}
+    stages |= {"Embed": Hands(stage=Path, workers=16, gpus=0.5), "Write": Hands(stage=Path, cpus=0.5)}
+    assert there.total("GPU") >= 16
+    read, decode, embed, write = settle([each.pool() for each in stages.values()], there)
+    assert (read, embed, write) == (1, 16, 1) and decode > 100
+
+
+def kubernetes() -> dict[str, Any]:
+    """The cluster of our manifest as Kubernetes records it."""
+    parts = [part for part in yaml.safe_load_all((ROOT / "jobs/cluster/nightly.yaml").read_text()) if part]
+    (job,) = [part for part in parts if part["kind"] == "RayCronJob"]
+    return {"metadata": {"name": "geobatch", "namespace": "night"}, "spec": job["spec"]["jobTemplate"]["rayClusterSpec"]}
+
+
+def test_the_manifest_of_kubernetes_is_read_as_its_autoscaler_reads_it() -> None:
+    there = nodes_of(AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(kubernetes())))
+    assert there.known and there.workers == sum(each.most for each in there.types if each.brought)
+    assert there.total("GPU") >= 1 and there.total("CPU") > 8
+    settle([Hands(stage=Path).pool(), Hands(stage=Path, gpus=1).pool()], there)
+
+
+def test_a_node_that_lives_is_of_the_type_that_brought_it() -> None:
+    kind = NodeType(name="gpu", resources={"CPU": 8, "GPU": 1}, labels={"market": "spot"}, most=UNBOUNDED, brought=True)
+    assert _alike(kind, {"CPU": 8.0, "GPU": 1.0, "memory": 9e9}, {"market": "spot", "zone": "a"})
+    assert not _alike(kind, {"CPU": 8.0, "GPU": 1.0}, {})
+    assert not _alike(kind, {"CPU": 8.0}, {"market": "spot"})
+    assert not _alike(kind, {"CPU": 8.0, "GPU": 1.0, "disk": 1.0}, {"market": "spot"})
+
+
+class Far:
+    """Knows where it lies here."""
+
+    def here(self) -> str:
+        return "/here"
+
+
+def test_what_knows_where_it_lies_is_asked_wherever_it_stands_and_the_rest_is_the_same_object() -> None:
+    plain = Hands(stage=Far, make={"config": [1, ("a",)]})
+    assert brought({"a": Far(), "b": [Far(), 1], "c": (Far(),), "d": plain, "e": Far}) == {
+        "a": "/here",
+        "b": ["/here", 1],
+        "c": ("/here",),
+        "d": plain,
+        "e": Far,
+    }
+    assert brought(plain) is plain
+    assert brought(Hands(stage=Far, make={"model": Far()})).make == {"model": "/here"}
