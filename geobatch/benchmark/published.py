@@ -87,7 +87,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
 
 def lines(benchmark: str) -> list[str]:
     """The rows of a benchmark for a terminal, each marked as published; none where nobody's are known."""
-    rows = PUBLISHED[benchmark]
+    rows = PUBLISHED.get(benchmark, ())
     if not rows:
         return []
     wide = max(9, *(len(column) + 2 for column in COLUMNS[benchmark]))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast, overload
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,45 +32,14 @@ from numpy.typing import NDArray
 
 from geobatch.benchmark.columns import Columns, Floats, from_csv, from_parquet, streamed
 from geobatch.benchmark.lookup import Lookup
+from geobatch.benchmark.names import BLOCK, Names
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
 from geobatch.progress import say
 from geobatch.store import NotFound, Store
 
-#: Images looked up at once.
-_BLOCK = 1 << 16
-
 #: Latitudes beyond 90 that no typing error explains: so many rows, and this share of them.
 _EXCHANGED_ROWS, _EXCHANGED_SHARE = 3, 0.05
-
-
-class Names(Sequence[str]):
-    """Strings that stay in Arrow's memory until they are asked for."""
-
-    def __init__(self, values: pa.LargeStringArray) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, at: int | slice) -> str | tuple[str, ...]:
-        """The name, or names."""
-        return tuple(self.values[at].to_pylist()) if isinstance(at, slice) else cast(str, self.values[int(at)].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        """In order."""
-        for start in range(0, len(self), _BLOCK):
-            yield from self.values[start : start + _BLOCK].to_pylist()
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the other sequence has the same names."""
-        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +69,7 @@ class Truth:
         Raises:
             UserError: a shortened name fits several rows, or several images.
         """
-        blocks = (self._match(image_ids[at : at + _BLOCK]) for at in range(0, len(image_ids), _BLOCK))
+        blocks = (self._match(image_ids[at : at + BLOCK]) for at in range(0, len(image_ids), BLOCK))
         found = np.concatenate([np.zeros(0, np.intp), *blocks])
         rows, firsts, counts = np.unique(found, return_index=True, return_counts=True)
         twice = (rows >= 0) & (counts > 1)

@@ -10,8 +10,8 @@ What counts as the right tile is the benchmark's:
 
 The place of a query is `--truth`'s, else its gallery's, else what its name begins with. A tile stays where its own gallery or
 name has it, though the file name it too: CVG-Text's tiles are called like their queries, and would be judged by themselves.
-The reverse direction is judged too, with the same places: i2t asks with every tile for the texts, which for millions of tiles
-takes as long as it sounds, so it is left out beyond `REVERSED`. What was rejected is in no gallery, neither asked nor found.
+The reverse direction is judged too, but not beyond `REVERSED` tiles, each of which asks for all texts. What was rejected is in
+no gallery, neither asked nor found. Published rows are printed beside the figures, marked as such.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from geobatch.benchmark import published
 from geobatch.benchmark.exact import Centres
 from geobatch.benchmark.metrics import Bootstrap, Interval
 from geobatch.benchmark.named import building_of, file_of, path_of, place_of
@@ -43,6 +44,7 @@ from geobatch.store import Store, StoreConfig
 
 Benchmark = Literal["geotext", "cvgtext", "names", "places"]
 Floats = NDArray[np.float64]
+Compared = dict[str, dict[int, Interval]]
 
 #: Tiles up to which the reverse direction is judged as well.
 REVERSED = 200_000
@@ -138,10 +140,12 @@ def evaluate_retrieval(config: EvaluateRetrieval) -> list[Retrieval]:
             found.append(one)
             rows.append(_rows(one, my_names, their_names))
             say(one.as_text())
-    per_query = pa.concat_tables(rows)
-    compared = _against(config, found, per_query) if config.against is not None else {}
+    if told := published.lines(config.benchmark):
+        say("\n".join(told))
+    every = pa.concat_tables(rows)
+    compared = _against(config, found, every) if config.against is not None else {}
     if config.output is not None:
-        _write(Path(config.output.removeprefix("file://")), config, found, per_query, compared)
+        _write(Path(config.output.removeprefix("file://")), config, found, every, compared)
     return found
 
 
@@ -231,15 +235,14 @@ def _rows(one: Retrieval, queries: list[str], tiles: list[str]) -> pa.Table:
     return pa.table(columns, schema=_ROWS)
 
 
-def _against(config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table) -> dict[str, dict[int, Interval]]:
+def _against(config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table) -> Compared:
     """Our R@k less the other run's, over the same queries, by direction and protocol.
 
     Raises:
         UserError: the other run holds no such rows, or other queries.
     """
-    path = Path(str(config.against).removeprefix("file://")) / TABLE
     try:
-        theirs = pq.read_table(path, schema=_ROWS)
+        theirs = pq.read_table(path := Path(str(config.against).removeprefix("file://")) / TABLE, schema=_ROWS)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is no output of this job ({str(error)[:100]}); name its folder with --against") from error
     _same_question(path.with_name(FIGURES), config, found)
@@ -251,15 +254,13 @@ def _against(config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table) 
         ranks, rival = mine["rank"].to_numpy(), other["rank"].to_numpy()
         by_k = {k: difference(ranks, rival, k, Bootstrap(resamples=config.bootstrap)) for k in config.ks}
         compared[f"{one.direction} {one.protocol}"] = by_k
-        cells = [f"R@{k} {100 * each.value:+.1f} ({100 * each.low:+.1f}…{100 * each.high:+.1f})" for k, each in by_k.items()]
-        say(f"{one.direction}, {one.protocol}, over {config.against}: " + ", ".join(cells))
+        cells = (f"R@{k} {100 * each.value:+.1f} ({100 * each.low:+.1f}…{100 * each.high:+.1f})" for k, each in by_k.items())
+        say(f"{one.direction}, {one.protocol}, over {config.against}: {', '.join(cells)}")
     return compared
 
 
 def _same_question(path: Path, config: EvaluateRetrieval, found: list[Retrieval]) -> None:
-    """Raises:
-    UserError: the other run had something else for right, ranked other tiles, or kept fewer places than are compared.
-    """
+    """Refuses a run that had something else for right, ranked other tiles, or kept fewer places than are compared."""
     try:
         theirs = json.loads(path.read_text())
         kept, benchmark, nearest = max(theirs["ks"]), theirs["benchmark"], theirs["nearest"]
@@ -281,9 +282,7 @@ def _of(table: pa.Table, one: Retrieval) -> pa.Table:
     return table.filter(chosen).sort_by("query").combine_chunks()
 
 
-def _write(
-    folder: Path, config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table, compared: dict[str, dict[int, Interval]]
-) -> None:
+def _write(folder: Path, config: EvaluateRetrieval, found: list[Retrieval], rows: pa.Table, compared: Compared) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "queries": config.queries,
@@ -292,6 +291,7 @@ def _write(
         "ks": config.ks,
         "nearest": config.nearest,
         "figures": [one.as_dict() for one in found],
+        "published": [{**asdict(one), "published": True} for one in published.PUBLISHED.get(config.benchmark, ())],
         "against": config.against,
         "differences": {name: {str(k): asdict(one) for k, one in by_k.items()} for name, by_k in compared.items()},
     }

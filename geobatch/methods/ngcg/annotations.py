@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 
 from geobatch.archive.texts import Entry, entries
 from geobatch.benchmark.named import building_of, file_of, place_of
-from geobatch.benchmark.truth import Names, Truth
+from geobatch.benchmark.names import Names
+from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
 from geobatch.store import Store
