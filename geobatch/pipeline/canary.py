@@ -97,7 +97,10 @@ class Canary(Onlooker):
 
     def __init__(self, cage: Cage, source: Store, output: Store, models: Store) -> None:
         self.cage, self.output, self.models = cage, output, models
-        self.truth: Truth = load_truth(source, cage.truth)
+        try:
+            self.truth: Truth = load_truth(source, cage.truth)
+        except NotFound:
+            raise UserError(f"there is no {cage.truth}; name the CSV or Parquet file of the canary's places") from None
         self.rows = _few(plan(source, cage.archive), cage.archive.uri)
         names = self.rows["image_id"]
         if not names.null_count and (known := int((self.truth.match(names.to_pylist()) >= 0).sum())) < LEAST:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from datetime import time as clock_time
 from zoneinfo import ZoneInfo
 
@@ -48,18 +48,18 @@ class Deadline(Onlooker):
         return f"deadline: {said(self.at)} has come" if self.clock() >= self.at.timestamp() else None
 
 
-def moment(text: str, timezone: str | None = None, now: datetime | None = None) -> datetime:
+def moment(text: str, where: str | None = None, now: datetime | None = None) -> datetime:
     """The moment that a user means, in the zone that they mean it in.
 
     Args:
         text: ISO 8601, or HH:MM or HH:MM:SS, of which the next is meant.
-        timezone: name of a zone as IANA has them; None: this machine's.
+        where: name of a zone as IANA has them; None: this machine's.
         now: with a zone; None: now.
 
     Raises:
         UserError: it is neither, or past already; there is no such zone.
     """
-    zone = _zone(timezone) if timezone else None
+    zone = _zone(where) if where else None
     now = now or datetime.now(UTC)
     if _CLOCK.fullmatch(text):
         return _in(_next(_clock(text), zone, now), zone)
@@ -106,7 +106,9 @@ def _clock(text: str) -> clock_time:
 
 
 def _in(at: datetime, zone: ZoneInfo | None) -> datetime:
-    return at.astimezone(zone)
+    """With the offset that counts at that moment; times that come twice equal nothing in Python while they name their zone."""
+    local = at.astimezone(zone)
+    return local.replace(tzinfo=timezone(local.utcoffset() or timedelta(0)), fold=0)
 
 
 def _next(wanted: clock_time, zone: ZoneInfo | None, now: datetime) -> datetime:

@@ -6,8 +6,10 @@ Rejections are judged at the end, when they are known: `--max-rejected 0.2` ends
 images were. To wait for the end is dear where credentials expired or a model is broken, so a run stops before
 
 - once more images are rejected than the share allows of all that were planned: nothing can mend that any more;
-- or, where a tar's members are not counted yet, once the share of `LEAST` images and more lies beyond the middle between what
-  is allowed and all of them. 1,000 images are four slices: a broken tar among the first of an archive does not stop a run.
+- or once the share of those that were read lies beyond the middle between what is allowed and all of them;
+
+in either case not before `LEAST` images were read, four slices: of a smaller run there is nothing to save, and a broken tar
+among the first of an archive does not stop a large one.
 """
 
 from __future__ import annotations
@@ -91,8 +93,8 @@ class Rejections(Onlooker):
         if self.share >= 1:
             return None
         certain = self._planned is not None and self._rejected > self.share * self._planned
-        likely = self._read >= LEAST and self._rejected > (1 + self.share) / 2 * self._read
-        if not (certain and self._read >= min(LEAST, self._planned or 0)) and not likely:
+        likely = self._rejected > (1 + self.share) / 2 * self._read
+        if self._read < LEAST or not (certain or likely):
             return None
         return f"rejected: {self._rejected:,} of {self._read:,} images ({most(self._reasons)})"
 

@@ -123,7 +123,8 @@ class Ledger:
         case.deaths, case.last = case.deaths + 1 if closer else 1, (start, stop)
         living = [row for row in range(start, stop) if row not in case.condemned]
         if len(living) > 1:
-            width = math.isqrt(stop - start - 1) + 1 if stop - start > 4 else 1
+            whole = len(case.ranges) == 1 and stop - start > 4
+            width = math.isqrt(stop - start - 1) + 1 if whole else 1
             cut = [(at, min(at + width, stop)) for at in range(start, stop, width)]
             case.ranges[case.open : case.open + 1] = cut
         elif living and case.deaths >= DEATHS:

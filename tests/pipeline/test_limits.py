@@ -1,0 +1,119 @@
+"""Budgets and rejections: when they have enough, and what is said at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from geobatch.errors import UserError
+from geobatch.pipeline.limits import LEAST, Budget, Rejections, too_many
+from geobatch.sink import Run
+from geobatch.store import Store
+
+
+class Purse:
+    """What a run has cost; a price may be missing."""
+
+    def __init__(self) -> None:
+        self.usd, self.unknown = 0.0, ""
+
+    def cost_so_far(self) -> float:
+        if self.unknown:
+            raise UserError(f"nobody knows what {self.unknown!r} costs an hour; name it in a file of --prices")
+        return self.usd
+
+
+def new_run(resumed: bool = False) -> Run:
+    return Run(store=Store(), output="/nowhere", id="000001", record={}, resumed=resumed)
+
+
+def frozen(images: int, kind: str = "object") -> dict[str, Any]:
+    return {"files": [{"first": 0, "rows": [images], "kinds": [kind], "path": "x"}], "shards": 1}
+
+
+def row(read: int, rejected: int, reason: str = "unreadable", shard: int = 0) -> dict[str, Any]:
+    return {"shard": shard, "number": 0, "last": True, "read": read, "placed": read - rejected, "rejected": rejected,
+            "reasons": [(reason, rejected)] if rejected else []}  # fmt: skip
+
+
+def test_a_budget_ends_when_it_is_spent() -> None:
+    purse = Purse()
+    budget = Budget(purse, 2.5)
+    budget.begin(new_run(), frozen(1))
+    purse.usd = 2.49
+    assert budget.enough() is None
+    purse.usd = 2.5
+    assert budget.enough() == "cost: 2.50 USD of 2.50 are spent"
+
+
+def test_a_budget_without_a_price_is_refused_at_once_and_ends_in_order_later() -> None:
+    purse = Purse()
+    budget = Budget(purse, 1.0)
+    budget.begin(new_run(), frozen(1))
+    purse.unknown = "p5.48xlarge"
+    assert str(budget.enough()).startswith("cost: nobody knows what 'p5.48xlarge'")
+    with pytest.raises(UserError, match="--prices"):
+        Budget(purse, 1.0).begin(new_run(), frozen(1))
+
+
+def watching(share: float, images: int, kind: str = "object") -> Rejections:
+    watch = Rejections(share)
+    watch.begin(new_run(), frozen(images, kind))
+    return watch
+
+
+def test_a_run_stops_once_nothing_can_mend_it() -> None:
+    watch = watching(0.1, 20_000)
+    for _ in range(20):
+        watch.slice(row(200, 100))  # half of them: not by far too many, while more than 18,000 are to come
+        assert watch.enough() is None
+    watch.slice(row(200, 1, "broken"))
+    assert watch.enough() == "rejected: 2,001 of 4,200 images (unreadable 2,000, broken 1)"
+
+
+@pytest.mark.parametrize(("images", "kind"), [(10_000_000, "object"), (1, "tar")])
+def test_far_too_many_of_the_first_thousand_are_enough(images: int, kind: str) -> None:
+    watch = watching(0.2, images, kind)
+    watch.slice(row(LEAST - 1, LEAST - 1))
+    assert watch.enough() is None  # too few to say
+    watch.slice(row(1, 1))
+    assert watch.enough() is not None
+    moderate = watching(0.2, images, kind)
+    for _ in range(100):
+        moderate.slice(row(1000, 590))  # beyond the share, not by far: the end will judge
+        assert moderate.enough() is None
+
+
+def test_a_small_run_is_judged_at_its_end() -> None:
+    watch = watching(0.5, 100)
+    watch.slice(row(60, 60))
+    assert watch.enough() is None
+    watch.slice(row(39, 0))
+    assert watch.enough() is None
+
+
+def test_all_may_be_rejected_where_nothing_else_is_said_and_the_canary_never_counts() -> None:
+    watch = watching(1.0, 10_000)
+    watch.slice(row(9_000, 9_000))
+    assert watch.enough() is None
+    strict = watching(0.1, 10_000)
+    strict.slice(row(5_000, 5_000, shard=-1))
+    assert strict.enough() is None and strict._read == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "rejected", "line"),
+    [(0.2, 20, False), (0.2, 21, True), (0.0, 1, True), (0.0, 0, False), (1.0, 100, False)],
+)
+def test_the_verdict_at_the_end(share: float, rejected: int, line: bool) -> None:
+    reasons = {"broken": rejected // 2, "unreadable": rejected - rejected // 2, "empty": 0, "timeout": 0}
+    found = too_many({"read": 100, "rejected": rejected, "reasons": reasons}, share)
+    assert (found is not None) == line
+    if found is not None:
+        assert found.startswith(f"{rejected}.0% of 100 images were rejected, more than --max-rejected {share:g} (unreadable")
+        assert "\n" not in found and found.count(",") >= 3 and "timeout" not in found
+
+
+def test_an_empty_run_rejected_nothing() -> None:
+    assert too_many({"read": 0, "rejected": 0, "reasons": {}}, 0.0) is None
