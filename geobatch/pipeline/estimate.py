@@ -10,7 +10,7 @@ which pools are still growing and the river is half empty at both ends. *At best
 waited. The truth lies between, the nearer to the first the longer the sample. Seconds and USD are given for both, on the
 machines there were when the sample ended.
 
-How many images a tar or a Parquet file holds is not known before it is read: they are counted by their bytes, at the mean of
+How many images a tar or a Parquet file holds is not known before it is read: they are counted by the bytes that one took in
 the sample. A listing that was cut off (`listed`) gives a lower bound and says so.
 
 Not covered: machines that are not up yet and what the head idles before and after; the sample costs what its minutes cost.
@@ -140,17 +140,10 @@ def projected(
 
 
 def _images(found: Listed, clock: Clock) -> tuple[int, int]:
-    """Images, and their encoded bytes; where a container hides them, by the mean size of those sampled of its kind."""
-    read, size = Counter[str](), Counter[str]()
-    for _, shard, images, bytes_ in clock.slices:
-        kind = found.drawn[shard][0]
-        read[kind] += images
-        size[kind] += bytes_
-    overall = max(1.0, size.total() / max(read.total(), 1))
-    total = 0.0
-    for kind, rows in found.rows.items():
-        mean = size[kind] / read[kind] if read[kind] and size[kind] else overall
-        total += rows if kind in WHOLE else found.size[kind] / mean
+    """Images, and bytes; where a container hides its images, by the bytes that one took in those sampled of its kind."""
+    taken = clock.bytes_an_image(found.drawn)
+    overall = max(1.0, sum(came.size for came in clock.slices) / max(clock.read, 1))
+    total = sum(rows if kind in WHOLE else found.size[kind] / taken.get(kind, overall) for kind, rows in found.rows.items())
     return round(total), sum(found.size.values())
 
 

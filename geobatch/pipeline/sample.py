@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -75,7 +75,7 @@ def look(plans: Iterator[Planned], sample: Sample) -> Listed:
         found.listed, found.skipped, found.known = planned.listed, planned.skipped, planned.known
         for kind, shard in _shards(planned.table):
             found.rows[kind] += len(shard)
-            found.size[kind] += sum(size or 0 for size in shard["size"].to_pylist())
+            found.size[kind] += size_of(kind, shard)
             found.shards[kind] += 1
             # The largest of uniform draws are a uniform sample, whatever the order of the listing.
             heapq.heappush(kept[kind], (draw.random(), found.shards[kind], shard))
@@ -90,9 +90,14 @@ def look(plans: Iterator[Planned], sample: Sample) -> Listed:
         for kind in [kind for kind, queue in queues.items() if queue]:
             shard = queues[kind].pop(0)
             found.drawn.append((kind, shard))
-            size = sum(size or 0 for size in shard["size"].to_pylist())
-            expected += len(shard) if kind in WHOLE else max(1.0, size / GUESSED_BYTES)
+            expected += len(shard) if kind in WHOLE else max(1.0, size_of(kind, shard) / GUESSED_BYTES)
     return found
+
+
+def size_of(kind: str, shard: pa.Table) -> int:
+    """Bytes of a shard as the planner knows them. Of a tar in parts the later ones only complete the first one's members."""
+    sizes = [size or 0 for size in shard["size"].to_pylist()]
+    return sizes[0] if kind == "tar" else sum(sizes)
 
 
 def _shards(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -104,13 +109,24 @@ def _shards(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
             start = end
 
 
+class Came(NamedTuple):
+    """A slice of the sample that is committed: when, of which shard, its images and their bytes, and how far its reader is."""
+
+    at: float
+    shard: int
+    images: int
+    size: int
+    last: bool
+    end: int
+
+
 class Clock(Onlooker):
     """When slices came, and of which shard; ends the run when there are images enough. A `Watch`."""
 
     def __init__(self, images: int) -> None:
         self.images, self.read = images, 0
         self.started = time.monotonic()
-        self.slices: list[tuple[float, int, int, int]] = []  # time, shard, images, bytes
+        self.slices: list[Came] = []
         self.river_made: list[Hands] = []
 
     def river(self, hands: list[Hands]) -> None:
@@ -120,7 +136,7 @@ class Clock(Onlooker):
 
     def slice(self, row: dict[str, Any]) -> None:
         """Takes down one slice."""
-        self.slices.append((time.monotonic(), row["shard"], row["read"], row["bytes"]))
+        self.slices.append(Came(time.monotonic(), row["shard"], row["read"], row["bytes"], row["last"], row["end"]))
         self.read += row["read"]
 
     def enough(self) -> str | None:
@@ -129,11 +145,34 @@ class Clock(Onlooker):
 
     def start_seconds(self) -> float:
         """Until the first slice was there: actors, models, the first images."""
-        return self.slices[0][0] - self.started if self.slices else 0.0
+        return self.slices[0].at - self.started if self.slices else 0.0
 
     def rate(self) -> float:
         """Images a second after the first slice; over all of the time where there is but one."""
-        (first, _, ahead, _), (last, *_) = self.slices[0], self.slices[-1]
-        if last - first > 0 and self.read > ahead:
-            return (self.read - ahead) / (last - first)
-        return self.read / max(last - self.started, 1e-9)
+        first, last = self.slices[0], self.slices[-1]
+        if last.at - first.at > 0 and self.read > first.images:
+            return (self.read - first.images) / (last.at - first.at)
+        return self.read / max(last.at - self.started, 1e-9)
+
+    def bytes_an_image(self, drawn: list[tuple[str, pa.Table]]) -> dict[str, float]:
+        """Bytes of a container by image in it, for each kind that was sampled.
+
+        Out of shards that were read to their end; out of how far the reader came where there are none and it counts in bytes,
+        as a tar's does; else out of the encoded images, which leaves out what lies between them.
+        """
+        shards: dict[str, dict[int, list[Came]]] = defaultdict(lambda: defaultdict(list))
+        for came in self.slices:
+            shards[drawn[came.shard][0]][came.shard].append(came)
+        found = {}
+        for kind, all_of in shards.items():
+            over = [shard for shard, slices in all_of.items() if any(came.last for came in slices)]
+            size = sum(size_of(kind, drawn[shard][1]) for shard in over)
+            images = sum(came.images for shard in over for came in all_of[shard])
+            if not (size and images):
+                images = sum(came.images for slices in all_of.values() for came in slices)
+                size = sum(came.size for slices in all_of.values() for came in slices)
+                if kind == "tar":
+                    size = max(size, sum(max(came.end for came in slices) for slices in all_of.values()))
+            if size and images:
+                found[kind] = size / images
+        return found

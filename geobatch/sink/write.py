@@ -27,6 +27,7 @@ SUMMARY = pa.schema(
         pa.field("shard", pa.int32()),
         pa.field("number", pa.int32()),
         pa.field("last", pa.bool_()),
+        pa.field("end", pa.int64()),  # how far the reader came in the shard; see `Slice`
         pa.field("read", pa.int64()),
         pa.field("placed", pa.int64()),
         pa.field("rejected", pa.int64()),

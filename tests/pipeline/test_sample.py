@@ -16,7 +16,7 @@ from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
 from geobatch.pipeline.estimate import lines, projected
 from geobatch.pipeline.prices import Prices
-from geobatch.pipeline.sample import KEPT, Clock, Listed, Sample, look
+from geobatch.pipeline.sample import KEPT, Came, Clock, Listed, Sample, look, size_of
 from geobatch.schema import PLAN
 from tests.sink.rows import manifest
 
@@ -55,7 +55,7 @@ def test_everything_is_counted_and_whole_shards_are_drawn(
     truth = Counter[str]()
     for kind, rows in kinds:
         truth[kind] += rows
-    assert found.rows == truth and found.size == Counter({kind: 10 * rows for kind, rows in truth.items()})
+    assert found.rows == truth and found.size == Counter({kind: 10 * rows for kind, rows in truth.items()})  # a tar is one row
     assert found.shards == Counter(kind for kind, _ in kinds)
     assert (found.listed, found.known, found.complete) == (1000 * pieces, 7, True)
     rows = [tuple(shard["image_id"].to_pylist() + shard["uri"].to_pylist()) for _, shard in found.drawn]
@@ -98,12 +98,27 @@ def test_a_sample_of_nothing_is_refused(wrong: dict[str, int]) -> None:
         Sample(**wrong)
 
 
-def timed(slices: list[tuple[float, int, int, int]]) -> Clock:
+def timed(slices: list[tuple[float, int, int, int]], last: bool = False, end: int = 0) -> Clock:
     """A clock that took down these (seconds, shard, images, bytes)."""
     clock = Clock(images=100)
-    clock.slices = [(clock.started + at, *rest) for at, *rest in slices]  # type: ignore[misc]
+    clock.slices = [Came(clock.started + at, shard, images, size, last, end) for at, shard, images, size in slices]
     clock.read = sum(images for _, _, images, _ in slices)
     return clock
+
+
+def test_what_an_image_takes_of_its_container() -> None:
+    """A tar of 3,000 bytes with two images of 1,000: whole, half read, and as if its reader did not count in bytes."""
+    drawn = [("tar", planned([("tar", 1)], size=3000)), ("parquet", planned([("parquet", 1)] * 1, size=5000))]
+    assert timed([(1, 0, 2, 2000)], last=True, end=3000).bytes_an_image(drawn) == {"tar": 1500}
+    assert timed([(1, 0, 1, 1000)], end=1500).bytes_an_image(drawn) == {"tar": 1500}
+    assert timed([(1, 1, 4, 4000)], end=4).bytes_an_image(drawn) == {"parquet": 1000}  # its reader counts rows
+    assert timed([(1, 1, 4, 4000)], last=True, end=4).bytes_an_image(drawn) == {"parquet": 1250}
+    assert timed([(1, 1, 0, 0)], last=True).bytes_an_image(drawn) == {}  # holds no image: says nothing of others
+
+
+def test_of_a_tar_in_parts_the_first_counts() -> None:
+    rows = planned([("tar", 2)], size=700)
+    assert (size_of("tar", rows), size_of("object", rows)) == (700, 1400)
 
 
 def test_by_hand() -> None:
@@ -156,9 +171,9 @@ def test_the_clock_ends_the_sample_and_starts_once(tmp_path: Path) -> None:
     started = clock.started
     clock.river([Hands(stage=dict)])
     assert clock.started == started and clock.enough() is None
-    clock.slice({"shard": 0, "read": 9, "bytes": 1})
+    clock.slice({"shard": 0, "read": 9, "bytes": 1, "last": False, "end": 0})
     assert clock.enough() is None
-    clock.slice({"shard": 0, "read": 1, "bytes": 1})
+    clock.slice({"shard": 0, "read": 1, "bytes": 1, "last": True, "end": 0})
     assert clock.enough() == "sampled: 10 images are enough"
 
 
