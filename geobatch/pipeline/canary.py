@@ -40,6 +40,7 @@ from geobatch.archive.plan import plan
 from geobatch.benchmark.truth import Truth, load_truth
 from geobatch.errors import UserError
 from geobatch.geo.distance import EARTH_RADIUS_KM, haversine_km
+from geobatch.pipeline.folder import RECORD
 from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.schema import REUSED
@@ -60,7 +61,7 @@ LOST_KM = float(np.pi * EARTH_RADIUS_KM)
 #: Raised by hand when the form of canary.json changes.
 VERSION = 1
 
-FILE = "canary.json"
+FILE = RECORD
 
 
 @dataclass(frozen=True, kw_only=True)

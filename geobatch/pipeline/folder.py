@@ -30,6 +30,9 @@ from geobatch.store.verify import Piece
 #: The file that makes a folder a model: {"method": …, "gallery": …}.
 CARD = "geobatch.json"
 
+#: The record of a canary that may lie beside a model and decides nothing (`canary`).
+RECORD = "canary.json"
+
 #: Bytes read of a large file at each of as many places, for its fingerprint.
 _PIECE, _PIECES = 1 << 20, 16
 
@@ -103,7 +106,7 @@ def fingerprint_of_base(base: str) -> str:
     far = {piece.name: piece for piece in absent(folder)}
     sizes.update({name: piece.size for name, piece in far.items()})
     for name in sorted(sizes, key=lambda name: PurePosixPath(name).parts):
-        if PurePosixPath(name).name == "README.md":
+        if PurePosixPath(name).name in ("README.md", RECORD):
             continue
         total.update(f"{name}\0{sizes[name]}\n".encode())
         for data in _far_samples(folder, far[name]) if name in far else _samples(folder / name, sizes[name]):

@@ -23,6 +23,7 @@ from geobatch.methods.geotoken.reward import REWARD
 from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.folder import (
     CARD,
+    RECORD,
     base_of,
     beside,
     card,
@@ -163,7 +164,7 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
         say(f"{asked.model} is calibrated for places chosen by {fitted.selector}: what is stated of places chosen by "
             f"{selector} goes through maps fitted to others")  # fmt: skip
     decides = {
-        "model": fingerprint_of(folder, leave=(CARD, *_unread(settings))),
+        "model": fingerprint_of(folder, leave=(CARD, RECORD, *_unread(settings))),
         "gallery": geotoken.gallery_fingerprint(gallery),
         "settings": geotoken.decides(settings),
         **judge,

@@ -177,7 +177,7 @@ def test_too_few_too_many_and_none_are_one_line(cage: Cage, tmp_path: Path, monk
     monkeypatch.setattr("geobatch.pipeline.canary.MOST", 9)
     with pytest.raises(UserError, match="a canary is a few"):
         Canary(cage, Store(), Store(), Store())
-    with pytest.raises(UserError, match="there is no .*no.csv"):
+    with pytest.raises(UserError, match=r"there is no .*no\.csv"):
         Canary(replace(cage, truth=str(tmp_path / "no.csv")), Store(), Store(), Store())
 
 
