@@ -13,6 +13,7 @@ Joining also replaces the process's handler of SIGTERM by one of Ray's; the one 
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from geobatch.errors import UserError
 
@@ -38,12 +40,12 @@ def settle_mode(joins: bool) -> str:
     there = there or (Path.home() / ".ray" / "auth_token").is_file()
     mode = os.environ.setdefault(MODE, "token" if joins and there else "disabled")
     import ray
-    from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, Config, get_authentication_mode
 
     if not ray.is_initialized():  # it read the environment when it was imported, and a token when one was first asked for
-        if (get_authentication_mode() == AuthenticationMode.TOKEN) != (mode.lower() == "token"):
-            Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        inner: Any = importlib.import_module("ray._raylet")
+        if (inner.get_authentication_mode() == inner.AuthenticationMode.TOKEN) != (mode.lower() == "token"):
+            inner.Config.initialize("")
+        inner.AuthenticationTokenLoader.instance().reset_cache()
     return mode
 
 

@@ -150,18 +150,21 @@ class Head:
             UserError: the name is taken.
         """
         environment = {"working_dir": working_dir} if working_dir else {}
-        try:
-            return str(self.client.submit_job(entrypoint=shlex.join(command), submission_id=name, runtime_env=environment))
-        except RuntimeError as error:
-            if "already exists" in str(error) or "already been" in str(error):
-                raise UserError(
-                    f"{name} was submitted by somebody else this moment; run the same command to follow it"
-                ) from error
-            raise MachineError(f"{self.address} did not take {name} ({_line(error)}); run the same command again") from error
-        except (RayError, ConnectionError) as error:
-            raise refused(error, self.address, self.mode) or MachineError(
-                f"{self.address} did not take {name} ({_line(error)}); run the same command again"
-            ) from error
+        lost = False
+
+        def once() -> str:
+            nonlocal lost
+            try:
+                return str(self.client.submit_job(entrypoint=shlex.join(command), submission_id=name, runtime_env=environment))
+            except (RayError, OSError, RuntimeError) as error:
+                if "already exists" not in str(error):
+                    lost = True  # also where the head took it and the reply went astray
+                    raise
+                if not lost:
+                    raise UserError(f"{name} was submitted by somebody else this moment; run the command again") from error
+                return name
+
+        return self._ask(once)
 
     def follow(self, name: str) -> int:
         """Prints the submission's log as it grows, until it ends; returns its exit status, 143 if it was stopped."""
@@ -178,7 +181,7 @@ class Head:
                 sys.stdout.flush()
                 shown = len(log)
             if info.status.is_terminal():
-                return _status(info, log)
+                return _status(info)
             time.sleep(LOOK)
 
     def _ask(self, question: Callable[[], T]) -> T:
@@ -189,8 +192,11 @@ class Head:
             except (RayError, OSError, RuntimeError) as error:  # requests' own errors are OSErrors
                 if refusal := refused(error, self.address, self.mode) if isinstance(error, RayError) else None:
                     raise refusal from error
-                if "status code 404" in str(error):
+                said = re.search(r"status code (4\d\d)", str(error))
+                if said is not None and said[1] == "404":
                     raise _Forgotten from error
+                if said is not None:
+                    raise UserError(f"{self.address} refuses it ({_line(error)}); mend the command or the settings") from error
                 if time.monotonic() > until:
                     raise MachineError(
                         f"{self.address} has not answered for {PATIENCE:.0f} s ({_line(error)}); what the job committed is "
@@ -220,7 +226,7 @@ def _next(config: Submit, names: Iterable[str]) -> str:
     return f"{config.name}-{date}-a{max(numbers, default=0) + 1}"
 
 
-def _status(info: Any, log: str) -> int:
+def _status(info: Any) -> int:
     """The exit status that a shell would give."""
     if info.status == JobStatus.SUCCEEDED:
         return 0

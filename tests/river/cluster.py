@@ -70,7 +70,7 @@ def head(cpus: int = 16, **environment: str) -> Iterator[Standing]:
 
 
 def _awaited(process: subprocess.Popen[bytes], standing: Standing) -> Standing:
-    until = time.monotonic() + 90
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         assert process.poll() is None, (standing.folder / "said").read_text()[-2000:]
         try:
@@ -80,4 +80,4 @@ def _awaited(process: subprocess.Popen[bytes], standing: Standing) -> Standing:
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    raise RuntimeError("the head did not answer within 90 s")
+    raise RuntimeError("the head did not answer within five minutes")
