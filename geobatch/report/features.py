@@ -5,7 +5,7 @@ WGS 84 to seven decimals (1 cm), `null` geometry for a rejected one, everything 
 UTF-8 with a header, quoted where RFC 4180 asks for it, empty for null; GDAL takes `latitude` and `longitude` for the geometry.
 Both appear under their names when they are whole.
 
-A million rows take 15 s and some 500 MB as GeoJSON, 2 s and 300 MB as CSV; memory is a part's.
+100,000 rows with all columns take 4.4 s of one core and 75 MB as GeoJSON, 0.3 s and 39 MB as CSV; memory is a part's.
 
 Not covered: a spreadsheet's habit of running cells that begin with `=`: names are written as they are. Open a CSV of strangers'
 names as text there.

@@ -1,9 +1,9 @@
 """Arrays and plain values in one text that a script of a page takes apart again without parsing a number.
 
 A box is a JSON header, padded to eight bytes, and the arrays' own little-endian bytes one after the other, each padded
-likewise; all of it goes through gzip and base64. A browser undoes both natively, and views the buffer as typed arrays: 100,000
-images of some 60 bytes each arrive in a tenth of a second, as JSON numbers they took four times that and twice the bytes.
-Base64 has no `<`, so that no name of a file can end the script element that carries it.
+likewise; all of it goes through gzip and base64. A browser undoes both natively, and views the buffer as typed arrays. Six
+columns of 100,000 random float32 take 2.9 MB; as JSON 3.5, and 6.2 to be parsed. Base64 has no `<`, so that no name of a file
+can end the script element that carries it.
 
 Not covered: arrays of strings (they travel in the header) and of more than one axis (the reader knows the shape).
 """

@@ -7,8 +7,8 @@
 A policy in its head allows its own script and style by their hashes, pictures by data URI, and nothing else: no other script
 runs, and no request is made, whatever a row holds. Rows travel as `pack.packed` and become text nodes.
 
-100,000 images take 5 MB and open in a second and a half; the pictures come on top. Browsers of 2023 and later (they must
-undo gzip and `:has`).
+100,000 images of 60 bytes' name take 6.6 MB, made in 0.9 s of one core, drawn 2 s after Chromium begins on two busy cores, and
+anew in 22 ms; pictures come on top. Browsers of 2023 and later (they must undo gzip and know `:has`).
 
 Not covered: more than some 300,000 images (a browser's memory; show a sample), streets under the places.
 """

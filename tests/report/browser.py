@@ -34,7 +34,9 @@ def required() -> bool:
 
 def missing() -> bool:
     """Whether there is no browser here; where one is required, this raises."""
-    absent = find_spec("PySide6") is None or find_spec("PySide6.QtWebEngineCore") is None
+    found = find_spec("PySide6")  # found, not imported: it would lay hands on this process's imports
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    absent = not any(each for folder in folders for each in Path(folder).glob("QtWebEngineCore*"))
     if absent and required():
         raise RuntimeError("there is no browser: pip install PySide6-WebEngine, or unset GEOBATCH_REQUIRE_BROWSER")
     return absent
@@ -76,10 +78,12 @@ class Browser:
             raise RuntimeError(f"the browser ended with status {self._process.wait(10)}")
         return json.loads(line)
 
-    def open(self, path: Path, seconds: float = 60) -> float:
-        """Opens a page from the disk; returns the seconds until it has drawn itself."""
+    def open(self, path: Path, seconds: float = 60, *, ready: bool = True) -> float:
+        """Opens a page from the disk; returns the seconds until it has drawn itself, if that is waited for."""
         started = time.perf_counter()
         assert self._ask(do="open", path=str(path.resolve()))
+        if not ready:
+            return time.perf_counter() - started
         while self.run("document.documentElement.dataset.ready") != "yes":
             if time.perf_counter() - started > seconds:
                 raise TimeoutError(f"the page was not ready: {self.console()}")
@@ -122,7 +126,7 @@ class Browser:
         return said
 
     def refused(self) -> list[str]:
-        """Addresses that the page asked for and did not get."""
+        """Addresses that were asked for and not given, since it was last asked."""
         addresses: list[str] = self._ask(do="refused")
         return addresses
 
@@ -233,7 +237,7 @@ def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as
             case "console":
                 return [said.pop(0) for _ in range(len(said))]
             case "refused":
-                return list(refused)
+                return [refused.pop(0) for _ in range(len(refused))]
         return True
 
     # Answers go to the pipe that was stdout; what Chromium prints there must not mix with them.

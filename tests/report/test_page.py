@@ -306,6 +306,34 @@ def test_pages_with_nothing_to_draw(browser: Browser, tmp_path: Path, kind: str)
     clean(browser)
 
 
+@needs_browser
+def test_a_damaged_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    whole = document(page(3)).decode()
+    (tmp_path / "page.html").write_text(whole.replace('id="data">H4sI', 'id="data">AAAA'))
+    browser.open(tmp_path / "page.html", ready=False)
+    assert browser.settle("!document.getElementById('trouble').hidden")
+    assert "could not be drawn" in browser.run("document.getElementById('trouble').textContent")
+    assert browser.console() and browser.refused() == []
+
+
+@needs_browser
+def test_a_name_can_start_no_script_and_no_request(browser: Browser, tmp_path: Path) -> None:
+    """Even if markup got in, the page's own policy stops it: here it is put in by hand."""
+    harm = (
+        '<script>window.harm = 4</script><img src="https://example.com/x.png" onerror="window.harm = 5">'
+        '<link rel="stylesheet" href="https://example.com/x.css">'
+    )
+    (tmp_path / "page.html").write_bytes(document(page(3)).replace(b"<noscript>", harm.encode() + b"<noscript>"))
+    browser.open(tmp_path / "page.html")
+    assert browser.run("window.harm") is None and browser.refused() == []
+    assert any("Content Security Policy" in said for said in browser.console())
+    # And without it the browser of these tests would have noticed.
+    (tmp_path / "page.html").write_text(harm)
+    browser.open(tmp_path / "page.html", ready=False)
+    browser.settle("window.harm === 5")
+    assert set(browser.refused()) == {"https://example.com/x.png", "https://example.com/x.css"}
+
+
 def zeros() -> dict[str, object]:
     return {"images": 0, "placed": 0, "rejected": 0, "reasons": [], "judged": 0}
 
