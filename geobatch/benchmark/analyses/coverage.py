@@ -59,7 +59,7 @@ def analyse(case: Case) -> Finding | str:
         f"Within 200 km are {told(best['within_200km'])} of the images of {best['region']} ({best['gallery']:,} in the "
         f"gallery) "
         f"and {told(worst['within_200km'])} of {worst['region']}'s ({worst['gallery']:,}); {how}, and "
-        f"{figures['images_in_countries_without_gallery']:,} images are of countries that the gallery has nothing of."
+        f"the gallery has nothing of the countries of {figures['images_in_countries_without_gallery']:,} images."
     )
     return Finding(
         name="coverage",

@@ -37,6 +37,10 @@ class GeoToken:
     """S2 level of the cells that are decoded, 1 to 30."""
     group_size: int = 1
     """Levels a token stands for: 1 makes 4-way tokens, 2 makes 16-way ones; the face is always a token of its own."""
+    tokens: Literal["cells", "regions"] = "cells"
+    """What a place's tokens are: S2 cells (paper), or the country, region and name of the nearest town."""
+    regions: tuple[int, ...] = ()
+    """Countries, most regions of one and most towns of a region in the gazetteer; given where tokens are regions."""
     order: Literal["hilbert", "quadrant"] = "hilbert"
     """How children are numbered: by position on S2's Hilbert curve (paper), or by row and column of the cube face."""
     views: tuple[str, ...] = ("image", "location", "text")
@@ -85,6 +89,8 @@ class GeoToken:
             raise UserError(f"width {self.width} is no multiple of {self.heads} heads; change one of them")
         if self.relative and self.order != "quadrant":
             raise UserError("relative places take children numbered by quadrant; set order to quadrant")
+        if self.tokens == "regions" and (len(self.regions) != 3 or self.order != "hilbert"):
+            raise UserError("tokens of regions take their three sizes and order hilbert; take them from hierarchy(()).sizes")
         if not self.views or self.neighbours < 0:
             raise UserError("a model needs at least one view and no negative number of neighbours; correct the config")
         if self.view_sizes and (len(self.view_sizes) != len(self.views) or max(self.view_sizes) > self.vector_size):
@@ -103,13 +109,15 @@ class GeoToken:
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
-        """Number of values of each token: 6 faces, then 4 to the power of its levels."""
+        """Number of values of each token: 6 faces, then 4 to the power of its levels; or those of the gazetteer."""
+        if self.tokens == "regions":
+            return self.regions
         return (6, *(4**levels for levels in self.groups))
 
     @property
     def length(self) -> int:
         """Tokens of a place."""
-        return 1 + len(self.groups)
+        return len(self.vocabularies)
 
     @property
     def weights(self) -> tuple[float, ...]:

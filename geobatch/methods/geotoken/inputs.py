@@ -21,6 +21,7 @@ from torch.nn import functional
 from geobatch.errors import UserError
 from geobatch.geo import point, s2
 from geobatch.methods.geotoken.config import GeoToken
+from geobatch.methods.geotoken.hierarchy import hierarchy
 
 Floats = npt.NDArray[np.floating]
 Codes = npt.NDArray[np.int64]
@@ -105,12 +106,16 @@ def hilbert(codes: Codes, groups: tuple[int, ...]) -> Codes:
 
 def codes_of(latitude: Floats, longitude: Floats, config: GeoToken) -> Codes:
     """(N,) degrees -> (N, T) codes in the config's order."""
+    if config.tokens == "regions":
+        return hierarchy(config.regions).codes(latitude, longitude)
     tokens = np.asarray(s2.tokens(latitude, longitude, config.level, config.group_size), np.int64)
     return quadrants(tokens, config.groups) if config.order == "quadrant" else tokens
 
 
 def places_of(codes: Codes, config: GeoToken) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(N, T) codes -> latitude and longitude, (N,) degrees each, of the cells' centres."""
+    """(N, T) codes -> latitude and longitude, (N,) degrees each, of the cells' centres, or of the towns."""
+    if config.tokens == "regions":
+        return hierarchy(config.regions).places(codes)
     tokens = hilbert(codes, config.groups) if config.order == "quadrant" else codes
     return s2.places(tokens, config.level, config.group_size)
 

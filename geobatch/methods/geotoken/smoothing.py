@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from geobatch.errors import UserError
 from geobatch.geo import distance, s2
 from geobatch.methods.geotoken.config import GeoToken
 from geobatch.methods.geotoken.inputs import hilbert
@@ -56,7 +57,12 @@ def targets(codes_BT: npt.NDArray[np.int64], latitude: Array, longitude: Array, 
 
     Returns:
         (B, T, most values of a token) float32; rows sum to 1, and are 0 beyond a token's values.
+
+    Raises:
+        UserError: tokens are no cells.
     """
+    if config.tokens != "cells":
+        raise UserError("smoothing takes cells for tokens; train with smoothing_km 0")
     out = np.zeros((*codes_BT.shape, max(config.vocabularies)), np.float32)
     for t, values in enumerate(config.vocabularies):
         centres = child_centres(codes_BT, t, config)
