@@ -61,10 +61,16 @@ def test_night_after_night(server: Endless, tiny: Tiny, tmp_path: Path) -> None:
     server.holds(OBJECTS, tuple(bodies))
     again = said(*given)
     assert again.status == 0 and f"table 2 at {tmp_path}/out holds all of it, {OBJECTS:,} rows" in again.output, again.output
-    assert server.asked() == {"list": OBJECTS // 1000 + 1}  # nothing of the archive is read; one page tells that it is images
+    _only_listed(server, OBJECTS)
     print(f"an unchanged archive of {OBJECTS:,}: {again.seconds:.1f} s")
     _changed(server, given, bodies, tmp_path / "out")
     _emptied(server, given)
+
+
+def _only_listed(server: Endless, objects: int) -> None:
+    """Nothing of the archive was read; beside the listing, a page or two tell that it may be and is one of images."""
+    asked = server.asked()
+    assert set(asked) == {"list"} and objects // 1000 <= asked["list"] <= objects // 1000 + 2
 
 
 def _changed(server: Endless, given: list[str], bodies: list[bytes], output: Path) -> None:
@@ -111,7 +117,7 @@ def test_an_unchanged_night_over_a_million_objects(server: Endless, tiny: Tiny, 
     server.holds(MILLION, bodies)
     ended = run_job(*given, weigh=True, limit=3600)
     assert ended.status == 0 and f"{MILLION:,} rows" in ended.output, ended.output
-    assert server.asked() == {"list": MILLION // 1000 + 1}
+    _only_listed(server, MILLION)
     more = (ended.peak_bytes - small.peak_bytes) / 2**20
     print(f"an unchanged night over {MILLION:,} objects: {ended.seconds:.0f} s, {ended.peak_bytes / 2**20:.0f} MiB, which is "
           f"{more:.0f} MiB more than over 4; requests to the archive: {server.asked()}")  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-OBJECTS, TEN_MILLION = 200_000, 10_000_000
+OBJECTS, TEN_MILLION = 100_000, 10_000_000
 
 #: A table of so many rows in parts of 100,000, asked about a listing in pages of 1000 that lacks one in a thousand.
 NIGHT = """
