@@ -134,7 +134,12 @@ class Browser:
 def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as long as this does
     from PySide6.QtCore import QEvent, QEventLoop, QPointF, QSocketNotifier, Qt, QTimer, QUrl
     from PySide6.QtGui import QKeyEvent, QMouseEvent
-    from PySide6.QtWebEngineCore import QWebEnginePage, QWebEngineProfile, QWebEngineUrlRequestInterceptor
+    from PySide6.QtWebEngineCore import (
+        QWebEnginePage,
+        QWebEngineProfile,
+        QWebEngineSettings,
+        QWebEngineUrlRequestInterceptor,
+    )
     from PySide6.QtWebEngineWidgets import QWebEngineView
     from PySide6.QtWidgets import QApplication
 
@@ -157,6 +162,8 @@ def _serve(width: int, height: int) -> None:  # noqa: C901  Qt's objects live as
     profile = QWebEngineProfile()  # without a name: nothing is kept
     guard = Guard()
     profile.setUrlRequestInterceptor(guard)
+    # Qt alone would keep pages of the disk from asking for addresses; as in other browsers they may, and the guard sees it.
+    profile.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)
     view, page = QWebEngineView(), Page(profile)
     view.setPage(page)
     view.resize(width, height)
