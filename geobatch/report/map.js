@@ -169,6 +169,17 @@ function drawCell(context, id, fill) {
   context.globalAlpha = 1;
 }
 
+// The cells that a place lies in, of every level that can be told apart at this zoom: green down to where they leave the truth.
+function drawLevels(context, cell, shared) {
+  for (let level = 0; level <= levelOf(cell); level++) {
+    const pixels = (LEVEL_KM(level) / 40030) * map.k;
+    if (pixels < 16 || pixels > 4 * Math.max(map.width, map.height)) continue;
+    context.strokeStyle = level <= shared ? palette.c2 : palette.c5;
+    context.lineWidth = level === shared + 1 ? 2.4 : 1.3;
+    drawCell(context, parentOf(cell, level), 0);
+  }
+}
+
 function disc(context, x, y, radius) {
   context.moveTo(x + radius, y);
   context.arc(x, y, radius, 0, 2 * Math.PI);
@@ -241,7 +252,8 @@ function drawChosen(context) {
   context.strokeStyle = context.fillStyle = palette.plain;
   context.lineWidth = 1.2;
   if (run.area && run.area[row]) drawCell(context, run.area[row], 0.14);
-  if (run.cell && run.cell[row] && truth && images.tcell[row]) {
+  if (state.areas && run.cell && run.cell[row]) drawLevels(context, run.cell[row], truth && images.tcell[row] ? sharedLevel(run.cell[row], images.tcell[row]) : 20);
+  else if (run.cell && run.cell[row] && truth && images.tcell[row]) {
     const shared = sharedLevel(run.cell[row], images.tcell[row]);
     context.setLineDash([4, 3]);
     context.strokeStyle = palette.c2;

@@ -33,7 +33,7 @@ function controls() {
   $("error-set").hidden = !images.hasTruth;
   $("confidence-set").hidden = !sure;
   $("lines-box").hidden = !images.hasTruth;
-  $("areas-box").hidden = !runs.some((run) => run.hasArea);
+  $("areas-of").textContent = runs.some((run) => run.hasArea) ? "S2 areas that hold 90 %" : "S2 cells of the image";
   $("gallery-box").hidden = !images.gallery;
   nameLines();
 }

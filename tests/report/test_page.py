@@ -114,7 +114,7 @@ def test_it_draws_itself_without_a_word(opened: Browser, tmp_path: Path) -> None
 
 
 @needs_browser
-def test_a_click_on_a_point_shows_its_image(opened: Browser) -> None:
+def test_a_click_on_a_point_shows_its_image(opened: Browser, tmp_path: Path) -> None:
     # The row whose dot stands farthest from every other, among those with a picture.
     row = opened.run(
         "(() => { const at = (row) => [nearX(map.points.x[row]), screenY(map.points.y[row])];"
@@ -132,6 +132,13 @@ def test_a_click_on_a_point_shows_its_image(opened: Browser) -> None:
     detail = opened.run("document.getElementById('detail').textContent")
     assert page(COUNT).images["image_id"][row].as_py() in detail or page(COUNT).images["uri"][row].as_py() in detail
     assert "S2" in detail and "within 25 km" in detail
+    # What else can be drawn for it changes the map: its cells, the gallery's density.
+    opened.picture(tmp_path / "plain.png")
+    for name in ("areas", "gallery"):
+        opened.run(f"document.getElementById('{name}').click()")
+        opened.picture(tmp_path / f"{name}.png")
+    whole = [(tmp_path / f"{name}.png").read_bytes() for name in ("plain", "areas", "gallery")]
+    assert len(set(whole)) == 3
     # And into the sea: nothing is chosen any more.
     opened.run("(map.rows = [], 1)")
     opened.click(x, y)
