@@ -34,22 +34,18 @@ from geobatch.benchmark.against import PARTS, Comparison, compare, places_of, ri
 from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
 from geobatch.benchmark.analyses.case import Gallery
 from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, SCORE
-from geobatch.benchmark.confidence import Coverage, area_coverage, radius_coverage
 from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.intervals import Bootstrap, Interval, paired_difference, share_interval
+from geobatch.benchmark.judged import Judged, judged_of
 from geobatch.benchmark.lists import Chooser, Lists, Reading
-from geobatch.benchmark.metrics import Calibration, Figures, calibration, figures
-from geobatch.benchmark.named import rows_of
+from geobatch.benchmark.metrics import Figures, figures
 from geobatch.benchmark.places import Places, numbers
 from geobatch.benchmark.regions import Regions, Where
 from geobatch.benchmark.truth import Truth
-from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
-from geobatch.schema import CONFIDENCE, RADII_KM, probability_column
+from geobatch.schema import RADII_KM
 
 Floats = NDArray[np.float64]
-
-_DOUBTS = tuple(field.name for field in CONFIDENCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,42 +96,22 @@ def evaluate(
         UserError: no image of the table is in the truth, or an image stands in a table twice.
     """
     whole, also, how = places if isinstance(places, Places) else Places.of(places), beside or Beside(), bootstrap or Bootstrap()
-    judged = _judged(whole, truth, count_missing)
+    judged = judged_of(whole, truth, count_missing)
     where = None if also.regions is None else also.regions.of(judged.true_latitude, judged.true_longitude)
     guessed = None if also.regions is None else also.regions.of(judged.latitude, judged.longitude)
-    lists = _read(whole, judged, also, where, pool_neighbours)
-    distances = {CHOSEN: judged.km, **lists.ordered()}
-    for name, table in also.others.items():
-        distances[name] = judged.distance(*places_of(table, name, truth, judged.image_ids, judged.true_rows))
-    case = Case(
-        latitude=judged.latitude,
-        longitude=judged.longitude,
-        true_latitude=judged.true_latitude,
-        true_longitude=judged.true_longitude,
-        distances=distances,
-        lists=lists,
-        calibration=judged.calibrations(),
-        bootstrap=how,
-        regions=also.regions,
-        where=where,
-        guessed=guessed,
-        gallery=also.gallery,
-        cover=None if also.cover is None else (also.cover[0], also.cover[1](judged.true_latitude, judged.true_longitude)),
-        seeds={name: places_of(table, name, truth, judged.image_ids, judged.true_rows) for name, table in also.seeds.items()},
-    )
+    case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how)
     findings, unmade = analysed(case, analyses)
-    neighbour, held = distances.get(NEIGHBOUR), whole.held
-    reasons = pc.value_counts(held["reason"].drop_null()).to_pylist()
+    distances, held = case.distances, whole.held
     return Evaluation(
         truth=truth.name,
         images=len(judged.rows),
         placed=int(pc.sum(pc.equal(held["status"], "placed")).as_py() or 0),
-        rejected={one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])},
+        rejected=_rejected(held),
         without_truth=len(held) - judged.known,
         missing=judged.missing,
         choices={name: figures(distance, bootstrap=how) for name, distance in distances.items()},
         regions={} if where is None or guessed is None else _regions(where, guessed, how),
-        against_neighbour={} if neighbour is None else _paired(judged.km, neighbour, how),
+        against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
         against_score=_against_score(distances, how),
         against=_against(judged, truth, also, where, guessed, how),
         calibration=case.calibration,
@@ -157,91 +133,37 @@ def evaluate(
     )
 
 
-def _judged(places: Places, truth: Truth, count_missing: bool) -> _Judged:
-    ids = places.ids("the table")
-    found = rows_of(truth, ids)
-    rows, true_rows = np.flatnonzero(found >= 0), found[found >= 0]
-    if not rows.size:
-        raise UserError(f"no image of the table is in {truth.name} (the table has {ids[:1]}, the truth "
-                        f"{list(truth.image_id[:1])}); give the truth of these images")  # fmt: skip
-    absent = np.ones(len(truth.image_id), bool)
-    absent[true_rows] = False
-    missing, known = np.flatnonzero(absent), int(rows.size)
-    if count_missing:
-        rows, true_rows = np.append(rows, np.full(missing.size, -1)), np.append(true_rows, missing)
-    return _Judged(places.held, ids, rows, true_rows, truth, (known, int(missing.size)))
+def _rejected(held: pa.Table) -> dict[str, int]:
+    reasons = pc.value_counts(held["reason"].drop_null()).to_pylist()
+    return {one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])}
 
 
-class _Judged:
-    """The rows of a table that are judged (-1: not in it), with the true place of each."""
-
-    def __init__(
-        self,
-        held: pa.Table,
-        ids: Sequence[str],
-        rows: NDArray[np.intp],
-        true_rows: NDArray[np.intp],
-        truth: Truth,
-        counts: tuple[int, int],
-    ) -> None:
-        self.rows, self.true_rows = rows, true_rows
-        self.known, self.missing = counts
-        self.image_ids: list[str | None] = [ids[row] if row >= 0 else None for row in rows.tolist()]
-        self._absent = [truth.image_id[row] for row in true_rows[rows < 0].tolist()]
-        self._held = held.drop_columns("image_id").take(pa.array(rows, pa.int64(), mask=rows < 0))
-        self.true_latitude, self.true_longitude = truth.latitude[true_rows], truth.longitude[true_rows]
-        self.latitude, self.longitude = self.column("latitude"), self.column("longitude")
-        self.km = self.distance(self.latitude, self.longitude)
-
-    def column(self, name: str) -> Floats:
-        """A column of numbers `(images,)`, NaN where null."""
-        return numbers(self._held[name])
-
-    def distance(self, latitude: Floats, longitude: Floats) -> Floats:
-        """Kilometres `(images,)` from the truth."""
-        return haversine_km(latitude, longitude, self.true_latitude, self.true_longitude)
-
-    def failed(self) -> list[tuple[str, str]]:
-        """The images without a place, and why."""
-        reasons = self._held["reason"].to_pylist()
-        absent = iter(self._absent)
-        out = []
-        for at in np.flatnonzero(np.isnan(self.km)).tolist():
-            name = self.image_ids[at]
-            out.append((next(absent), "not in the table") if name is None else (name, reasons[at] or "no place"))
-        return out
-
-    def calibrations(self) -> list[Calibration]:
-        """Of each probability column that says anything."""
-        found = [calibration(self.column(probability_column(km)), self.km, km) for km in RADII_KM]
-        return [one for one in found if one.images]
-
-    def coverages(self, bootstrap: Bootstrap) -> list[Coverage]:
-        """Of the radius and of the area, where the table has them."""
-        if not {*_DOUBTS} <= {*self._held.column_names}:
-            return []
-        found = [
-            radius_coverage(self.column("radius_90_km"), self.km, bootstrap=bootstrap),
-            area_coverage(
-                self._held["area"],
-                self.column("area_probability"),
-                self.true_latitude,
-                self.true_longitude,
-                ~np.isnan(self.km),
-                bootstrap,
-            ),
-        ]
-        return [one for one in found if one is not None]
-
-    def counts(self, name: str) -> dict[str, int]:
-        """Rows by the words of a column, the most frequent first; null is not counted."""
-        if name not in self._held.column_names:
-            return {}
-        counted = pc.value_counts(self._held[name].drop_null()).to_pylist()
-        return {one["values"]: one["counts"] for one in sorted(counted, key=lambda one: (-one["counts"], one["values"]))}
+def _case(
+    judged: Judged, truth: Truth, also: Beside, where: tuple[Where | None, Where | None], lists: Lists, how: Bootstrap
+) -> Case:
+    """What the analyses are given; `where` is of the true and of the chosen places."""
+    distances = {CHOSEN: judged.km, **lists.ordered()}
+    for name, table in also.others.items():
+        distances[name] = judged.distance(*places_of(table, name, truth, judged.image_ids, judged.true_rows))
+    return Case(
+        latitude=judged.latitude,
+        longitude=judged.longitude,
+        true_latitude=judged.true_latitude,
+        true_longitude=judged.true_longitude,
+        distances=distances,
+        lists=lists,
+        calibration=judged.calibrations(),
+        bootstrap=how,
+        regions=also.regions,
+        where=where[0],
+        guessed=where[1],
+        gallery=also.gallery,
+        cover=None if also.cover is None else (also.cover[0], also.cover[1](judged.true_latitude, judged.true_longitude)),
+        seeds={name: places_of(table, name, truth, judged.image_ids, judged.true_rows) for name, table in also.seeds.items()},
+    )
 
 
-def _read(places: Places, judged: _Judged, also: Beside, where: Where | None, pool_neighbours: int) -> Lists:
+def _read(places: Places, judged: Judged, also: Beside, where: Where | None, pool_neighbours: int) -> Lists:
     """One pass over the lists of the judged rows, which rise, but for the missing ones behind them."""
     reading = Reading(
         judged.true_latitude,
@@ -260,7 +182,7 @@ def _read(places: Places, judged: _Judged, also: Beside, where: Where | None, po
 
 
 def _against(
-    judged: _Judged, truth: Truth, also: Beside, where: Where | None, guessed: Where | None, how: Bootstrap
+    judged: Judged, truth: Truth, also: Beside, where: Where | None, guessed: Where | None, how: Bootstrap
 ) -> dict[str, Comparison]:
     out = {}
     for name, table in also.against.items():
