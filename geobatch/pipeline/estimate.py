@@ -190,7 +190,7 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     about = "" if told["images_known"] else "about "
     sample = told["sample"]
     first = (
-        f"dry run: {least}{about}{told['images']:,} images, {told['bytes'] / 1e9:,.2f} GB in {told['shards']:,} shards; "
+        f"dry run: {least}{about}{told['images']:,} images, {_size(told['bytes'])} in {told['shards']:,} shards; "
         "nothing was written"
     )
     reasons = sorted(sample["reasons"].items(), key=lambda each: -each[1])
@@ -220,6 +220,10 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
             f"{told['usd_a_million']:,.2f} USD a million images (prices of {told['prices']['date']})"
         )
     return said
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def tell(told: Mapping[str, Any], output: str) -> None:

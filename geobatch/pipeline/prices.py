@@ -113,9 +113,7 @@ def load(store: Store, file: str | None) -> Prices:
     except UserError:
         raise
     except (GeobatchError, OSError, ValueError) as error:
-        raise UserError(
-            f"--prices {file} cannot be read as JSON ({_line(error)}); see the top of pipeline/prices.py"
-        ) from error
+        raise UserError(f"--prices {file} cannot be read as JSON ({_line(error)}); mend it") from error
     if not isinstance(told, dict) or not isinstance(told.get("hours"), dict):
         raise UserError(f'--prices {file} has no "hours"; write {{"hours": {{"g6.2xlarge": 0.98}}}}')
     if unknown := sorted(told.keys() - {"hours", "spot_share", "date", "source"}):
