@@ -1,1 +1,1 @@
-"""Pictures of a run: places on the map, accuracy over distance, the figures as a table."""
+"""Pictures of a run: a page with a map that any browser opens, plots for papers, and files for other programs."""

@@ -162,24 +162,20 @@ def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
     assert np.nanmax(arrays["r0_error"]) == pictured.max()
 
 
-def test_an_archive_that_is_gone_costs_the_pictures_alone(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run / "images", tmp_path / "images")
-    finished(tmp_path / "out", tmp_path / "images")
-    shutil.rmtree(tmp_path / "images")
-    report(Report(countries=False, places=str(tmp_path / "out"), output=str(tmp_path / "page.html")))
-    values, _, pictures = page(tmp_path / "page.html")
-    assert not pictures and "totals" in values["runs"][0] and "shares" not in values["runs"][0]["totals"]
-    assert "missing" in values["sample"] or "could not be read again" in values["sample"]
-
-
-def test_an_image_that_changed_since_has_no_picture(run: Path, tmp_path: Path) -> None:
+def test_an_archive_that_changed_or_is_gone_costs_the_pictures_alone(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "images", tmp_path / "images")
     finished(tmp_path / "out", tmp_path / "images")
     (tmp_path / "images/loose-0.jpg").write_bytes(photograph("another"))
-    report(Report(countries=False, places=str(tmp_path / "out"), output=str(tmp_path / "page.html")))
+    config = Report(countries=False, places=str(tmp_path / "out"), output=str(tmp_path / "page.html"))
+    report(config)
     values, _, pictures = page(tmp_path / "page.html")
     pictured = {values["ids"][int(row)].rpartition("/")[2] for row in pictures}
     assert "loose-1.jpg" in pictured and "loose-0.jpg" not in pictured and "1 changed" in values["sample"]
+    shutil.rmtree(tmp_path / "images")
+    report(config)
+    values, _, pictures = page(tmp_path / "page.html")
+    assert not pictures and "shares" not in values["runs"][0]["totals"]
+    assert "missing" in values["sample"] or "could not be read again" in values["sample"]
 
 
 def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Browser:
         """The value of an expression in the page, as JSON has it; after the frame that is under way."""
         return self._ask(do="run", script=script)
 
-    def settle(self, condition: str, seconds: float = 10) -> Any:
+    def settle(self, condition: str, seconds: float = 30) -> Any:
         """Waits until an expression is true, and gives its value."""
         end = time.perf_counter() + seconds
         while not (value := self.run(condition)):
