@@ -30,6 +30,7 @@ from geobatch.layout import Pool, settle
 from geobatch.nodes import brought
 from geobatch.progress import say
 from geobatch.slices import Slice as Slice  # noqa: PLC0414  known to all by this name
+from geobatch.starving import Starving
 
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
@@ -232,6 +233,9 @@ def run_river(
         blocks: the tasks.
         river: the stages.
         cut: is handed a function that any thread may call to end the iteration now; what is under way is dropped.
+
+    Raises:
+        MachineError: nodes went for good, and what is left is too little for all actors at once.
     """
     import ray
 
@@ -239,9 +243,19 @@ def run_river(
     dataset = ray.data.from_arrow(blocks)
     for hands in river:
         dataset = through(dataset, hands)
+    end = _breaking_off(dataset)
     if cut is not None:
-        cut(_breaking_off(dataset))
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        cut(end)
+    with Starving([hands.pool() for hands in river], end) as starving:
+        try:
+            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                starving.fed()
+                yield block
+        except Exception:  # whatever being broken off does to Ray's iterator
+            if not starving.starved:
+                raise
+        if starving.starved:
+            raise starving.fault()
 
 
 def _breaking_off(dataset: Any) -> Callable[[], None]:

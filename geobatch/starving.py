@@ -1,0 +1,84 @@
+"""A pass whose nodes went for good, ended so that the next one may do with those that are left.
+
+Pools are laid out on the nodes there could be when a pass begins. Where no autoscaler brings another, a lost node's actors wait
+for CPUs that the surviving ones hold, who wait for them: on two nodes of two CPUs, one of them lost with the first and the last
+stage, nothing came in 270 s, and nothing would. Ray has no word for it. So while nothing comes, the pools are laid out anew on
+what is there; if they no longer fit, and still nothing has come after `PATIENCE`, the pass is broken off.
+
+A wait for nodes that an autoscaler could bring is none of this: they count as there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from geobatch import nodes
+from geobatch.errors import MachineError, UserError
+from geobatch.layout import Nodes, Pool, settle
+
+#: Seconds between two looks, and that a pass may stand still on nodes that do not hold it.
+POLL, PATIENCE = 15.0, 300.0
+
+
+class Starving:
+    """Watches one pass from a thread of its own, from entering to leaving.
+
+    Args:
+        pools: the stages as they were settled.
+        end: breaks the pass off; may be called again.
+        see: the nodes there are and could be.
+        poll, patience: seconds, see above.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        end: Callable[[], None],
+        see: Callable[[], Nodes] = nodes.seen,
+        poll: float = POLL,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.pools, self.end, self.see, self.poll, self.patience = pools, end, see, poll, patience
+        self.starved = False
+        self._last = time.monotonic()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="starving", daemon=True)
+
+    def __enter__(self) -> Starving:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join(self.poll)
+
+    def fed(self) -> None:
+        """Something came through."""
+        self._last = time.monotonic()
+
+    def fault(self) -> MachineError:
+        """What to raise for a pass that was broken off."""
+        return MachineError(
+            f"nodes went, none came in their place, and for {self.patience:.0f} s those that are left were too few for all "
+            "actors at once; run the same command again"
+        )
+
+    def _watch(self) -> None:
+        fitted = time.monotonic()
+        while not self._left.wait(self.poll):
+            now = time.monotonic()
+            if now - self._last < self.poll or self._fits():
+                fitted = now
+            elif now - max(fitted, self._last) >= self.patience:
+                self.starved = True
+                self.end()
+
+    def _fits(self) -> bool:
+        try:
+            return settle(self.pools, self.see()) == [pool.most for pool in self.pools]
+        except UserError:
+            return False
+        except Exception:  # noqa: BLE001  a head that does not answer says nothing of its nodes
+            return True
