@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_a_killed_driver_leaves_what_it_saved(tmp_path: Path) -> None:
     world.now += 61
     folder = tmp_path / "runs/000001/account"
     while not folder.is_dir() or not (files := list(folder.glob("*.json"))):
-        pass  # pytest's timeout ends a thread that never saves
+        time.sleep(0.01)  # pytest's timeout ends the wait for a thread that never saves
     assert json.loads(files[0].read_text())["wall_seconds"] == 61
     killed._ended = True
     killed.close()
