@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -225,14 +226,15 @@ def settings(no_progress_hours: float = 12.0) -> None:
 
 
 def run_river(
-    blocks: list[pa.Table], river: list[Hands], cut: Callable[[Callable[[], None]], None] | None = None
+    blocks: list[pa.Table], river: list[Hands], cut: Callable[[Callable[[bool], None]], None] | None = None
 ) -> Iterator[pa.Table]:
     """Sends each block through the stages as its own task and yields what comes out, in the order it is done.
 
     Args:
         blocks: the tasks.
         river: the stages.
-        cut: is handed a function that any thread may call to end the iteration now; what is under way is dropped.
+        cut: is handed a function that any thread may call to end the iteration now; what is under way is dropped, and told to
+            kill, the actors that are at it die at once.
 
     Raises:
         MachineError: nodes went for good, and what is left is too little for all actors at once.
@@ -246,7 +248,7 @@ def run_river(
     end = _breaking_off(dataset)
     if cut is not None:
         cut(end)
-    with Starving([hands.pool() for hands in river], end) as starving:
+    with Starving([hands.pool() for hands in river], partial(end, True)) as starving:
         try:
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 starving.fed()
@@ -258,7 +260,7 @@ def run_river(
             raise starving.fault()
 
 
-def _breaking_off(dataset: Any) -> Callable[[], None]:
+def _breaking_off(dataset: Any) -> Callable[[bool], None]:
     """Ray shows a dataset's executor once its first block is out, which a river that waits for a node may never see."""
     executors: list[Any] = []
     create = dataset._create_executor
@@ -269,8 +271,8 @@ def _breaking_off(dataset: Any) -> Callable[[], None]:
 
     dataset._create_executor = created
 
-    def end() -> None:
+    def end(kill: bool = True) -> None:
         for executor in executors:
-            executor.shutdown(force=True)
+            executor.shutdown(force=kill)
 
     return end

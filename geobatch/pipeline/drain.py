@@ -43,7 +43,7 @@ class Drain:
         self.watching, self.gate, self.poll, self.patience = watching, gate, poll, patience
         self.reason: str | None = None
         self._committed: Counter[int] = Counter()
-        self._cut: Callable[[], None] | None = None
+        self._cut: Callable[[bool], None] | None = None
         self._fault: Exception | None = None
         self._left, self._news = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="drain", daemon=True)
@@ -57,7 +57,7 @@ class Drain:
         self._news.set()
         self._thread.join()
 
-    def cut_with(self, cut: Callable[[], None]) -> None:
+    def cut_with(self, cut: Callable[[bool], None]) -> None:
         """How the pass is broken off; given by whoever starts it."""
         self._cut = cut
 
@@ -85,7 +85,7 @@ class Drain:
                 self._news.clear()
         except Exception as fault:  # noqa: BLE001  a thread's exception is nobody's: it is raised by `check`
             self._fault = fault
-            self._break_off()
+            self._break_off(force=True)
 
     def _see_out(self) -> None:
         until = time.monotonic() + self.patience
@@ -97,7 +97,8 @@ class Drain:
         else:
             if not self._left.is_set():
                 say(f"slices under way were waited for {self.patience:.0f} s in vain; the next run does them")
-        self._break_off()
+            self._break_off(force=True)
+        self._break_off(force=False)
 
     def _through(self) -> bool:
         """Whether all that was begun is committed. A gate that does not answer is asked again."""
@@ -107,9 +108,9 @@ class Drain:
             return False
         return all(self._committed[shard] >= slices for shard, slices in begun.items())
 
-    def _break_off(self) -> None:
-        """Again and again until the pass is left: it may still be starting."""
+    def _break_off(self, *, force: bool) -> None:
+        """Again and again until the pass is left: it may still be starting. By force, actors at work are killed."""
         while not self._left.is_set():
             if self._cut is not None:
-                self._cut()
+                self._cut(force)
             self._left.wait(self.poll)
