@@ -14,6 +14,7 @@ Joining also replaces the process's handler of SIGTERM by one of Ray's; the one 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import Any
 from geobatch.errors import UserError
 
 MODE = "RAY_AUTH_MODE"
+_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 #: What to do about a token, for whoever is refused.
 ADVICE = (
@@ -86,6 +88,17 @@ def refused(error: BaseException, address: str, mode: str) -> UserError | None:
     if address == "auto" and "Could not find any running Ray" in str(error):
         return UserError("no Ray cluster runs here; leave --address out, or give the cluster's address")
     return UserError(f"the Ray cluster at {address} answers, but not to this token (RAY_AUTH_MODE is {mode}); {ADVICE}")
+
+
+def submission() -> str:
+    """Name under which the driver that this process is was submitted to its cluster; empty: it was not.
+
+    Ray says so in no variable of its own, but in the configuration that it hands to the driver (2.60, `job_supervisor`).
+    """
+    try:
+        return str(json.loads(os.environ[_CONFIG])["metadata"]["job_submission_id"])
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def answers(address: str, seconds: float = 5.0) -> bool:

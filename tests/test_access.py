@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from geobatch.access import ADVICE, admitted, answers, refused, settle_mode
+from geobatch.access import ADVICE, admitted, answers, refused, settle_mode, submission
 from geobatch.errors import UserError
 
 
@@ -76,3 +76,11 @@ def test_the_handler_that_stood_there_is_put_back_whatever_happens() -> None:
             raise ZeroDivisionError
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_driver_knows_what_it_was_submitted_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert submission() == ""
+    for said, name in (('{"metadata": {"job_submission_id": "night-a1"}}', "night-a1"), ("{", ""), ('{"metadata": null}', "")):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", said)
+        assert submission() == name

@@ -4,11 +4,11 @@ that no table names.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from geobatch.access import submission
 from geobatch.errors import UserError
 from geobatch.progress import say
 from geobatch.sink.compact import clear, compact
@@ -46,7 +46,7 @@ def compact_table(config: Compact) -> dict[str, Any]:
     """
     store = Store(config.store)
     store.require_conditional_writes(config.output)
-    with Lease(store, config.output, who=os.environ.get("RAY_JOB_SUBMISSION_ID", "") or "compaction") as lease:
+    with Lease(store, config.output, who=submission() or "compaction") as lease:
         made = compact(store, config.output, config.target_mb << 20, lease.check)
         if made is None:
             say(f"the parts at {config.output} are as they should be")

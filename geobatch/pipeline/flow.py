@@ -12,7 +12,6 @@ way, and the run is finished with what it has.
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from geobatch.access import submission
 from geobatch.actors import Hands, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
@@ -113,7 +113,7 @@ def flow(job: Flow) -> dict[str, Any]:
     if ray.is_initialized():  # before hours of listing: can the cluster ever do it
         settled(stages, tell=False)
     store = Store(job.store)
-    with Lease(store, job.output, who=os.environ.get("RAY_JOB_SUBMISSION_ID", "")) as lease:
+    with Lease(store, job.output, who=submission()) as lease:
         return _held(job, store, lease)
 
 

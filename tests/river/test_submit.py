@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.conftest import S3Server
 from tests.river.cluster import TOKEN, Standing, head
 from tests.river.conftest import Tiny, arguments, upload
 from tests.river.job import ROOT
+from tests.store.proxy import FaultyProxy
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,24 @@ def command(bucket: str, tiny: Tiny, s3: S3Server) -> Callable[..., list[str]]:
     return made
 
 
+class Slow(FaultyProxy):
+    """A store that takes its time to write, so that a run is half-way for some seconds."""
+
+    seconds = 0.3
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        if request.command == "PUT":
+            time.sleep(self.seconds)
+        super().pass_on(request)
+
+
+@pytest.fixture
+def slow(s3: S3Server) -> Iterator[Slow]:
+    made = Slow(s3.endpoint)
+    yield made
+    made.close()
+
+
 def settings(cluster: Standing, name: str, **more: object) -> Submit:
     return Submit(address=cluster.dashboard, name=name, wait=0.1, **more)  # type: ignore[arg-type]
 
@@ -65,12 +85,16 @@ def test_a_job_is_submitted_left_stopped_and_finished(
     bucket: str,
     tiny: Tiny,
     s3: S3Server,
+    slow: Slow,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In order: followed until Ctrl-C, found alive, stopped half-way (143), finished with too many rejections (3), done (0)."""
     store, output = Store(s3.config()), f"s3://{bucket}/submitted"
-    asked, watched = command("submitted"), settings(cluster, "night", date="2026-11-21")
+    asked, watched = (
+        [each.replace(s3.endpoint, slow.endpoint) for each in command("submitted")],
+        settings(cluster, "night", date="2026-11-21"),
+    )
     with (tmp_path / "log").open("w+") as log:
         own = ["--address", cluster.dashboard, "--name", "night", "--date", "2026-11-21"]
         process = subprocess.Popen(
@@ -101,6 +125,7 @@ def test_a_job_is_submitted_left_stopped_and_finished(
     lease = [json.loads(store.get(item.uri)) for page in store.objects(f"{output}/lease") for item in page]
     assert lease[-1]["released"] and lease[-1]["who"] == "night-2026-11-21-a1"  # in the three seconds before SIGKILL
 
+    slow.seconds = 0.0
     # 14 of 614 are no images: more than is allowed here, said when all is done and the table stands.
     assert submit(watched, [*asked, "--max-rejected", "0.02"]) == 3
     said = capfd.readouterr().out
