@@ -6,8 +6,8 @@
            └─ its run's account; evaluation.json; the archive, for pictures
 
 Memory holds two parts, at most twice the page's rows, and four bytes a judged image, however long the table is: 400,000 rows of
-100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the images of the first table; what
-others say of them is looked up as they pass by.
+100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the images of the first table;
+what others say of them is looked up as they pass by.
 """
 
 from __future__ import annotations

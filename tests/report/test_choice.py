@@ -35,7 +35,7 @@ def chosen(one: Chosen, table: pa.Table, cuts: list[int]) -> pa.Table:
     return one.table()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 300), st.integers(1, 60), st.integers(0, 20), st.lists(st.integers(0, 300), max_size=8), st.booleans())
 def test_it_does_not_matter_how_a_table_is_cut(count: int, limit: int, rejected: int, cuts: list[int], truth: bool) -> None:
     table = rows(count, rejected=min(rejected, count), truth=truth)
@@ -71,7 +71,7 @@ def test_without_truth_the_doubtful_stand_in() -> None:
     assert sorted(sure[kept["why"].to_numpy() == 2]) == sorted(table[CONFIDENCE].to_numpy())[-10:]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 400), st.integers(0, 60), st.integers(1, 120), st.integers(0, 9), st.booleans())
 def test_what_has_a_picture_is_on_the_page(count: int, rejected: int, limit: int, seed: int, truth: bool) -> None:
     table = rows(count, rejected=min(rejected, count), truth=truth, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -17,6 +17,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(st.text(max_size=8), JSON, max_size=4),
     st.dictionaries(
