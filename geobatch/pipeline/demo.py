@@ -89,6 +89,9 @@ def demo(config: Demo) -> dict[str, Any]:
         with clock.step("evaluate", "Judging the places against the truth"):
             _run("evaluate", places=located, truth=f"{folder}/truth.csv", output=f"{folder}/evaluation",
                  background=f"{folder}/earth.jpg", model=f"{folder}/model")  # fmt: skip
+        with clock.step("report", "Making a page of it that opens in any browser"):
+            _run("report", places=located, truth=f"{folder}/truth.csv", evaluation=f"{folder}/evaluation",
+                 gallery=f"{folder}/gallery", output=f"{folder}/report.html")  # fmt: skip
         account = _fetch(store, located, folder)
     figures = {
         "seconds": clock.seconds,
@@ -99,7 +102,8 @@ def demo(config: Demo) -> dict[str, Any]:
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     total = sum(clock.seconds.values())
     say(f"\nall in {total:.0f} s: " + ", ".join(f"{name} {spent:.0f}" for name, spent in clock.seconds.items()))
-    say(f"figures in {folder}/figures.json, the picture in {folder}/evaluation/run.png; the model locates your own images too:")
+    say(f"open {folder}/report.html in a browser; figures in {folder}/figures.json, the picture in {folder}/evaluation/run.png")
+    say("the model locates your own images of the Earth from above, too:")
     say(f"  python jobs/geolocate_bucket.py --archive YOUR/IMAGES/OF/THE/EARTH --output out --model {folder}/model")
     return figures
 

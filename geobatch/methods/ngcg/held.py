@@ -69,3 +69,8 @@ def ranked(queries: Vectors, gallery: Vectors, query_groups: Rows, gallery_group
         best = np.where(own, np.nan_to_num(cosines, nan=-np.inf), -np.inf).max(axis=1, keepdims=True)
         out[at : at + _QUERIES] = (~own & ~(cosines < best)).sum(axis=1)
     return out
+
+
+def over_chance(history: list[list[float]], batch: int) -> float:
+    """Mean loss of the last twentieth of the steps over ln B, which is the loss of vectors that are all one."""
+    return float(np.mean([row[1] for row in history[-max(1, len(history) // 20) :]] or [np.inf]) / np.log(batch))

@@ -9,9 +9,8 @@ averaged once a step, and a weight that no vector depends on is left alone by th
 In float32, losses over four steps are those of a plain loop of torch and peft to 1e-6 (LoRA, DoRA, every weight), two workers
 of 3 are one of 6 to 1e-6 in the losses and to 1e-6 of the largest gradient, pieces are the whole to 2e-6.
 
-What a step does is a function of (seed, step, rank): pairs, texts, changes of tiles, dropout. So a training that was killed
-goes on bit for bit. A checkpoint holds what is trained with its two moments, the best weights so far, the mined negatives and
-the history; not the frozen base. `save` writes the folder of a model but for its card.
+What a step does is a function of (seed, step, rank): pairs, texts, changes of tiles, dropout. So a killed training goes on bit
+for bit. A checkpoint holds what is trained with its moments, the best weights, mined negatives, history; not the frozen base.
 
 Not covered: networks that are spread over workers; dropout and changes of tiles that are the same for any number of workers.
 """
@@ -140,8 +139,8 @@ class Fit:
             parameter.grad = None
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self.tuning.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            said = f"the loss of step {self.step + 1} is {loss}, its gradient {norm}"
-            raise UserError(f"{said}; lower --tuning.learning-rate or set --tuning.no-bf16")
+            said = f"the loss of step {self.step + 1} is {loss}, its gradient {norm}; "
+            raise UserError(said + "lower --tuning.learning-rate or set --tuning.no-bf16")
         self._optimiser.step()
         self.step += 1
         self.history.append([float(self.step), loss, norm, rate, self.temperature])
@@ -176,7 +175,7 @@ class Fit:
             "saved_step": float(best.get("step", self.step)),
             "temperature": self.temperature,
             "waiting": float(self.order.waiting),
-            "loss_over_chance": _over_chance(self.history, self.tuning.batch),
+            "loss_over_chance": validation_of.over_chance(self.history, self.tuning.batch),
         }
 
     def state(self) -> dict[str, Any]:
@@ -299,8 +298,3 @@ def _optimiser(parameters: list[nn.Parameter], tuning: Tuning) -> torch.optim.Ad
         {"params": [each for each in parameters if each.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=tuning.learning_rate, fused=True)
-
-
-def _over_chance(history: list[list[float]], batch: int) -> float:
-    """Mean loss of the last twentieth of the steps over ln B, which is the loss of vectors that are all one."""
-    return float(np.mean([row[1] for row in history[-max(1, len(history) // 20) :]] or [math.inf]) / math.log(batch))
