@@ -2,8 +2,9 @@
 
 The table is read first, by the columns that say what it holds (`geobatch.sink.held`, `geobatch.sink.reuse`); then the listing
 streams past it, page by page, and what is new is written into the plan as it comes. Nothing of the archive is read but its
-listing, and nothing is marked as gone before the listing is complete. An unchanged archive of a million objects over a table
-of as many takes some 20 s on one core.
+listing, and nothing is marked as gone before the listing is complete. In memory are 30 bytes an
+object of the table, and 16 a row where equal bytes are looked for. A page of 1000 names costs botocore 44 ms of a core, the
+planner and all that it asks 12.
 """
 
 from __future__ import annotations

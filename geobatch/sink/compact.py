@@ -1,6 +1,6 @@
 """Many small parts become few, without a moment in which a reader sees a row twice or not at all.
 
-Every slice of every night is a part, so a table of ten million rows is 40,000 objects of 100 KB. Compaction reads runs of
+Every slice of every night is a part, so a table of ten million rows is 40,000 objects of 40 to 100 KB. Compaction reads runs of
 neighbouring small parts, leaves out superseded rows, and writes them as parts of about the target size; then one new
 `table/N.json` names the new parts in the place of the old ones. That PUT is the only step that a reader can see. Whoever has
 read an older table goes on with the old parts: they are deleted a day later, by the next call of `clear`.

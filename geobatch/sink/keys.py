@@ -4,7 +4,7 @@ A name is taken for its BLAKE2 digest of 128 bits: two different ones are taken 
 ten million. Digests are gathered in buckets by their first bits and each bucket is sorted by itself, so that building costs
 little more memory than the result, which is plain columns sorted by the digest's first half, for binary search.
 
-Ten million names are built in 14 s on one core and asked for in as many; what is hashed is the time.
+A million names are built in 1.8 s of a core and 53 MiB, and asked for in 2.1 s; hashing them is most of both.
 """
 
 from __future__ import annotations

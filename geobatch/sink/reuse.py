@@ -7,8 +7,8 @@ the rows that the index names from their parts, and compares the whole SHA-256. 
 `reused`, which makes a row pass every stage (`geobatch.stage`) like a rejected one does; the sink makes a row of it with the
 new image's own identity, and `reused_from` says whose prediction it is.
 
-An index of ten million rows is 160 MB in each actor; there is one such actor to four decoders. Hashing costs 1 ms a
-megabyte, decoding the same picture 20 times that. Copies in the order of their originals fetch each part once.
+An index of ten million rows is 160 MB in each actor; there is one such actor to four decoders. Hashing costs 0.6 ms
+a MiB, decoding it 20 and more. Copies in the order of their originals fetch each part once.
 
 What it does not cover: rejected rows, which are tried again; equal images within one run, each of which is computed; pictures
 that look alike with other bytes. A prediction that is drawn at random is drawn by the image's name: a copy has its

@@ -8,8 +8,8 @@ Rows of objects that are no longer in the archive stay in the table; `deleted/*.
 objects those are and since when (`geobatch.sink.held`). A reader keeps their rows, leaves them out, or has them marked.
 
 Reading streams: small parts are fetched whole, many at once; parts that compaction made (above `LARGE` bytes) are read one
-row group at a time and only the columns asked for, so that the names in a compacted table of ten million rows cost a tenth
-of its bytes. In memory are the parts in flight, or one row group.
+row group at a time and only the columns asked for, so that the names in a compacted table cost a fraction of its bytes. In
+memory are the parts in flight, or one row group.
 """
 
 from __future__ import annotations
