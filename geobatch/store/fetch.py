@@ -253,8 +253,8 @@ def _brought(
         found = path.stat()
         return piece.name, [found.st_size, found.st_mtime_ns, digest]
 
-    first, *rest = sorted(pieces, key=lambda piece: piece.size)
-    done = dict([one(first)])
+    first, rest = (ordered := sorted(pieces, key=lambda piece: piece.size))[:1], ordered[1:]
+    done = dict(map(one, first))
     with ThreadPoolExecutor(min(_AT_ONCE, store.config.in_flight), "fetch") as pool:
         done.update(pool.map(one, reversed(rest)))
     return done

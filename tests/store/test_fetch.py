@@ -162,6 +162,9 @@ def test_an_outline_leaves_weights_in_the_bucket(uri: str, store: Store, cache: 
     assert whole is not None and (Path(whole.here()) / "weights.bin").read_bytes() == FILES["deep/weights.bin"]
     assert one.outline() == one.here() and absent(Path(one.here())) == []  # the whole is no worse
     assert remote_of("/somewhere/else") is remote_of(folders() / "nothing") is None
+    monkeypatch.setattr("geobatch.store.fetch.LARGE", -1)
+    store.put(f"{uri}/card.json", b"other")
+    assert contents(remote(store, uri).outline()) == {}
 
 
 # Processes that die, and processes that come at once
