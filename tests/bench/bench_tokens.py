@@ -18,6 +18,7 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,33 +112,34 @@ def judge(config: GeoToken, seen: Examples, steps: int) -> tuple[dict[str, Float
 
 
 def run(steps: int = STEPS) -> list[dict[str, object]]:
-    """A row for each variant but the rival."""
+    """A row for each variant, the rival first."""
+    return list(rows_of(steps))
+
+
+def rows_of(steps: int) -> Iterator[dict[str, object]]:
+    """The same, each as soon as it is trained."""
     if not (DEMO / "gallery").is_dir():
         raise SystemExit(f"{DEMO} holds no demo; run jobs/demo.py first")
     kinds = variants(load(DEMO / "gallery").dimension)
     seen = examples(kinds[RIVAL].neighbours)
     how = Bootstrap(resamples=2000)
-    out: list[dict[str, object]] = []
     first: dict[str, Floats] = {}
     for name, config in kinds.items():
         km, cost = judge(config, seen, steps)
         first = first or km
         of = {way: figures(each, bootstrap=how) for way, each in km.items()}
         difference = paired_difference(km["greedy"], first["greedy"], 200, how)
-        out.append(
-            {
-                "name": f"tokens: {name}, {steps} steps of {BATCH}",
-                "rival": f"{RIVAL} (median km, greedy)",
-                "ratio": float(np.median(first["greedy"]) / of["greedy"].median_km),
-                "measured": (
-                    f"{cost['tokens']:.0f} tokens, {cost['parameters'] / 1e6:.2f} M parameters, {cost['seconds']:.0f} s "
-                    f"of CPU; "
-                    f"greedy {_told(of['greedy'])}; oracle of 30 {_told(of['oracle'])}; over the rival within 200 km "
-                    f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-                ),
-            }
-        )
-    return out
+        yield {
+            "name": f"tokens: {name}, {steps} steps of {BATCH}",
+            "rival": f"{RIVAL} (median km, greedy)",
+            "ratio": float(np.median(first["greedy"]) / of["greedy"].median_km),
+            "measured": (
+                f"{cost['tokens']:.0f} tokens, {cost['parameters'] / 1e6:.2f} M parameters, {cost['seconds']:.0f} s "
+                f"of CPU; "
+                f"greedy {_told(of['greedy'])}; oracle of 30 {_told(of['oracle'])}; over the rival within 200 km "
+                f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+            ),
+        }
 
 
 def _told(one: Figures) -> str:
@@ -145,5 +147,5 @@ def _told(one: Figures) -> str:
 
 
 if __name__ == "__main__":
-    for each in run(int(sys.argv[1]) if sys.argv[1:] else STEPS):
+    for each in rows_of(int(sys.argv[1]) if sys.argv[1:] else STEPS):
         print(f"{each['ratio']:8.2f} x  {each['name']}, against {each['rival']}: {each['measured']}", flush=True)
