@@ -15,16 +15,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
+from geobatch import nodes
 from geobatch.actors import Hands
 from geobatch.archive.config import ArchiveConfig
 from geobatch.pipeline.flow import Flow, flow
 from geobatch.sink import latest
+from geobatch.starving import Starving
 from geobatch.store import Store, StoreConfig
 from tests.conftest import S3Server
-from tests.river.cloud import alive, lost, nodes_of
+from tests.river.cloud import STORE, alive, lost, nodes_of
 from tests.river.conftest import Tiny, arguments
 from tests.river.job import run_job
 from tests.river.test_geolocate import places
@@ -106,26 +107,20 @@ def trial(
             count = sum(1 for _ in commits.iterdir()) if commits.is_dir() else 0
             if count >= wanted and (output / "runs/000001/plan.json").exists():
                 time.sleep(pause)
-                lost(cluster, sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[which])
+                lost(cluster, sorted(cluster.worker_nodes, key=lambda node: node.node_id)[which])
                 killed.append(count)
+                if again:
+                    cluster.add_node(num_cpus=CPUS, object_store_memory=STORE)
                 return
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    # A node is added by the thread that runs the tests: Ray installs handlers of signals.
-    adder = threading.Timer(0, lambda: None)
-    if again:
-        adder = threading.Thread(target=lambda: (killer.join(), cluster.add_node(num_cpus=CPUS, object_store_memory=80 << 20)))  # type: ignore[assignment]
-        adder.daemon = True
-        adder.start()
     try:
         done, found = run(archive, output)
     finally:
         over.set()
         killer.join()
-        if again:
-            adder.join()
     assert found == expected
     assert done["read"] == done["placed"] == IMAGES
     assert killed, "it was over before its node was lost"
@@ -140,3 +135,39 @@ def test_a_node_vanishes_and_every_image_stands_once(
     began = time.monotonic()
     at = trial(seed, cluster, archive, tmp_path / "out", quiet)
     print(f"seed {seed}: a node lost after {at} of {IMAGES // SLICE} slices, {time.monotonic() - began:.1f} s")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_nodes_vanish_many_times(cluster: Cluster, archive: Path, tmp_path: Path, quiet: dict[str, dict[str, Any]]) -> None:
+    for seed in range(100, 100 + TRIALS_IN_TORTURE):
+        at = trial(seed, cluster, archive, tmp_path / f"out-{seed}", quiet)
+        print(
+            f"{seed - 99} nodes lost in as many runs, this one after {at} of {IMAGES // SLICE} slices, every image once",
+            flush=True,
+        )
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_a_driver_dies_on_a_cluster_and_the_next_goes_on(cluster: Cluster, bucket: str, tiny: Tiny, s3: S3Server) -> None:
+    flags = [*arguments(bucket, "on-a-cluster", tiny, s3), "--address", cluster.address, "--workers", "1"]
+    killed = run_job(
+        *flags, kill_when=at_commits(Store(s3.config()), f"s3://{bucket}/on-a-cluster", random.Random(1)), limit=600
+    )
+    assert killed.status is None, killed.output
+    ended = run_job(*flags, limit=600)
+    assert ended.status == 0, ended.output
+    assert "taking up run" in ended.output
+    assert set(rows(places(bucket, "on-a-cluster", s3))) == tiny.names
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_a_node_lost_for_good_leaves_the_work_to_the_others(
+    cluster: Cluster, archive: Path, tmp_path: Path, quiet: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the file: the cluster has one node less after it."""
+    monkeypatch.setattr(Starving.__init__, "__defaults__", (nodes.seen, 2.0, 20.0))
+    trial(7, cluster, archive, tmp_path / "out", quiet, again=False)
+    assert len(alive()) == 1
