@@ -2,7 +2,7 @@
 
 The table is of Amazon's us-west-2 (Linux, USD, without tax), where us-east-1 costs the same: the types of `cluster.yaml` and
 their neighbours, on demand. Spot prices change by the hour and the zone, so none stands here: spot is counted at
-`SPOT_SHARE` of on-demand, above the 0.2 to 0.4 that was usual in 2026, since a budget that ends a run too early is
+`SPOT_SHARE` of on-demand, above the 0.2 to 0.4 that is common, since a budget that ends a run too early is
 cheaper than one that ends it too late.
 
 A file is JSON:
@@ -26,7 +26,7 @@ from typing import Any
 from geobatch.errors import GeobatchError, UserError
 from geobatch.store import Store
 
-DATE, SOURCE = "2026-06", "Amazon EC2 on demand, Linux, us-west-2"
+DATE, SOURCE = "not dated", "Amazon EC2 on demand, Linux, us-west-2, typed in by hand: hold it against your bill"
 
 #: USD an hour on demand.
 HOURS = {
