@@ -44,6 +44,9 @@ from geobatch.store import Store, StoreConfig
 #: Passes in a row that may commit nothing before a run gives up.
 BARREN_PASSES = 2
 
+#: The same while they close in on images that kill: a slice that only waited for an actor loses an attempt by its death, too.
+NARROWING_PASSES = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
@@ -171,9 +174,9 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
                 with Progress(job.what, images, done=before) as progress:
                     reason = _pass(tasks, river, lease, watching, progress)
             except (ray.exceptions.RayError, GeobatchError) as error:
-                known, found = found, ledger.ask("found")[0]
-                barren = barren + 1 if len(run.commits()) == committed and found <= known else 0
-                _give_up_or_go_on(error, barren, job)
+                known, found = found, ledger.ask("closer")[0]
+                barren = barren + 1 if len(run.commits()) == committed else 0
+                _give_up_or_go_on(error, barren, job, NARROWING_PASSES if found > known else BARREN_PASSES)
                 continue
             if reason is not None:
                 return reason if next(run.remaining(frozen), None) is not None else None
@@ -233,12 +236,12 @@ def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
     return sum(rows[task["shard"][0].as_py()] for task in tasks)
 
 
-def _give_up_or_go_on(error: BaseException, barren: int, job: Flow) -> None:
+def _give_up_or_go_on(error: BaseException, barren: int, job: Flow, limit: int) -> None:
     """Raises what another pass cannot cure, says what it might."""
     if fault := users_fault(error):
         raise fault from None
     text = in_a_line(error)
-    if barren >= BARREN_PASSES:
+    if barren >= limit:
         raise MachineError(
             f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the "
             f"same command again, what {job.output} holds is kept"

