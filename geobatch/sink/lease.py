@@ -152,7 +152,7 @@ class Lease:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "born": _born(pid)}
+    return {"host": socket.gethostname(), "boot": _boot(), "space": _space(), "pid": pid, "born": _born(pid)}
 
 
 def _boot() -> str:
@@ -161,6 +161,14 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def _space() -> str | None:
+    """The kernel's name of the process numbers that this process sees: two containers of one machine count their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def _born(pid: int) -> str:
@@ -174,7 +182,7 @@ def _born(pid: int) -> str:
 def _gone(theirs: dict[str, Any]) -> bool:
     """Whether a holder was a process of this machine that is no more; False where that cannot be known."""
     ours = _this_process()
-    if not ours["boot"] or not ours["born"] or (theirs.get("host"), theirs.get("boot")) != (ours["host"], ours["boot"]):
+    if not ours["boot"] or not ours["born"] or any(theirs.get(name) != ours[name] for name in ("host", "boot", "space")):
         return False
     return _born(int(theirs.get("pid", 0))) != theirs.get("born")
 

@@ -185,3 +185,11 @@ def test_a_number_used_again_is_another_process() -> None:
     assert not leases._gone(ours)
     assert leases._gone({**ours, "born": "1"}) and leases._gone({**ours, "pid": 2**22 + os.getpid() % 7})
     assert not leases._gone({**ours, "host": "elsewhere", "born": "1"}) and not leases._gone({**ours, "boot": "x", "born": "1"})
+
+
+def test_the_numbers_of_another_container_say_nothing_here() -> None:
+    """Same host name (Kubernetes gives it to all that share a host's network), same kernel, numbers of their own."""
+    gone = {**leases._this_process(), "born": "1"}
+    assert leases._gone(gone)
+    assert not leases._gone({**gone, "space": "pid:[1]"})
+    assert not leases._gone({name: value for name, value in gone.items() if name != "space"})  # by an older release
