@@ -162,13 +162,17 @@ def _partial(store: Store, end: Ending) -> list[str]:
 
 
 def _images(store: Store, output: str, end: Ending, partial: list[str]) -> Keys:
-    """The images that came out of sources read in part."""
+    """The images that came out of sources read in part; only what their shards committed is read."""
     if not partial:
         return Keys()
     wanted = pa.array(partial, pa.string())
 
     def images() -> Iterator[tuple[str]]:
-        parts = [commit["part"] for commit in end.commits if commit["part"]]
+        shards: set[int] = set()
+        for file in end.plan["files"]:
+            rows = pq.read_table(pa.BufferReader(store.get(join(end.folder, file["path"]))), columns=["shard", "uri"])
+            shards.update(pc.unique(rows.filter(pc.is_in(rows["uri"], wanted))["shard"]).to_pylist())
+        parts = [commit["part"] for commit in end.commits if commit["part"] and commit["shard"] in shards]
         for piece in Snapshot(output=output, version=0, record={"parts": parts}).pieces(store, ["uri", "image_id"]):
             rows = piece.rows.filter(pc.is_in(piece.rows["uri"], wanted))
             yield from ((image,) for image in rows["image_id"].to_pylist())

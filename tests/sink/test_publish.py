@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,24 @@ def test_nothing_at_all_was_done(tmp_path: Path) -> None:
     table = latest(Store(), str(tmp_path))
     assert table is not None and (table.parts, table.record["rows"], done["read"]) == ([], 0, 0)
     assert table.record["empty_sources"] == table.record["partial_sources"] == []
+
+
+def test_of_what_was_done_only_the_parts_of_sources_read_in_part_are_read_again(tmp_path: Path) -> None:
+    whole_run(tmp_path, [("tar", ["t.tar"])])
+    run, plan = begun(tmp_path, [("object", ["a"]), ("object", ["b"]), ("tar", ["t.tar"]), ("object", ["c"])])
+    for shard, name in ((0, "a"), (1, "b")):
+        write(run)(piece(shard, located([name], etag="e2")))
+    write(run)(piece(2, located(["t.tar#1"], ["t.tar"], "e2"), last=False, end=512))
+    got: list[str] = []
+
+    class Watched(Store):
+        def get(self, uri: str, *rest: Any, **named: Any) -> bytes:
+            got.append(uri)
+            return super().get(uri, *rest, **named)
+
+    run.store = Watched()
+    run.finish(plan, ended="the deadline came")
+    parts = {str(commit["part"]["path"]): commit["shard"] for commit in run.committed() if commit["part"]}
+    fetched = {shard for path, shard in parts.items() if any(uri.endswith(path) for uri in got)}
+    assert set(parts.values()) == {0, 1, 2} and fetched == {2}
+    assert etags(tmp_path) == {"a": "e2", "b": "e2", "t.tar#0": "e1", "t.tar#1": "e2"}
