@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import Planned, plan
+from geobatch.errors import UserError
 from geobatch.progress import Progress, say
 from geobatch.schema import LAYOUTS
 from geobatch.sink import Run, Snapshot, begin
@@ -78,6 +79,8 @@ def freeze(
         stream = _tables(run, archive, store, source or store, known, counts, progress)
         first = next(stream, None)
         if first is None and known is not None and not (counts.get("vanished") or counts.get("returned")):
+            if run.resumed:  # its driver died while it listed, and what it had met is gone
+                _abandon(run)
             return None
         begun = begin(run)
         run.record, run.resumed = begun.record, begun.resumed
@@ -85,10 +88,19 @@ def freeze(
             return theirs
         if first is not None and known is not None and known.index is not None:
             counts["reuse"] = known.index.write(store, run.at())
-        frozen = run.freeze(chain([first] if first is not None else [], stream), counts)
+        try:
+            frozen = run.freeze(chain([first] if first is not None else [], stream), counts)
+        except UserError:  # who mends their arguments would be told to finish this run first
+            _abandon(run)
+            raise
     if known is not None and known.marks:
         _tell(counts, known.held)
     return frozen
+
+
+def _abandon(run: Run) -> None:
+    """Nothing takes up a run that has no plan and never will."""
+    run.store.put_if_absent(run.at("abandoned.json"), b"{}")
 
 
 def expected(

@@ -166,7 +166,7 @@ def _boot() -> str:
 def _space() -> str | None:
     """The kernel's name of the process numbers that this process sees: two containers of one machine count their own."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return None
 

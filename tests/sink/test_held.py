@@ -9,7 +9,7 @@ import pytest
 
 from geobatch.errors import REASONS, UserError
 from geobatch.pipeline.frozen import Wanted
-from geobatch.sink import latest, read
+from geobatch.sink import begin, latest, open_run, read
 from geobatch.store import Store, Unreadable
 from tests.sink.nights import latitude_of, night, rows_of, tar_of
 
@@ -161,3 +161,33 @@ def test_everything_again_replaces_every_row_in_one_step(archive: Path, tmp_path
     assert {name for name, row in rows.items() if row["run"] == "000001"} == {"b.jpg"}
     done, seen = night(archive, out, Wanted(everything=True), stop_after=1, shard_rows=2)
     assert done is not None and done["ended"] == "told to" and len(rows_of(out)) == 6
+
+
+def test_a_run_that_died_while_listing_and_has_nothing_left_to_do_is_over(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    night(archive, out)
+    run, _ = open_run(Store(), str(out), method="geotoken", fingerprint="f1", archive={"uri": str(archive)})
+    begin(run)  # a new object was met, and is gone again when the next night lists
+    assert night(archive, out) == (None, [])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.jpg").write_bytes(b"X")
+    done, _ = night(other, out)  # not kept off by a run that would be unfinished for ever
+    assert done is not None and (done["run"], done["read"]) == ("000003", 1)
+
+
+def test_a_run_that_is_refused_while_listing_stands_in_nobody_s_way(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    night(archive, out)
+    for path in archive.iterdir():
+        path.unlink()
+    (archive / "new.jpg").write_bytes(b"N")
+    with pytest.raises(UserError, match="--archive-emptied"):
+        night(archive, out)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.jpg").write_bytes(b"X")
+    done, _ = night(other, out)
+    assert done is not None and done["read"] == 1
+    done, seen = night(archive, out, Wanted(emptied=True))
+    assert done is not None and done["read"] == len(seen) == 1 and done["vanished"] == 4
