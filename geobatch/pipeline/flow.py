@@ -89,8 +89,8 @@ class Flow:
 
     @property
     def looking_on(self) -> tuple[Watch, ...]:
-        """The watches, the canary the last of them."""
-        return self.watches if self.canary is None else (*self.watches, self.canary)
+        """The watches; the canary before all others, so that a journal, the last of them, tells what it found."""
+        return self.watches if self.canary is None else (self.canary, *self.watches)
 
     @property
     def source(self) -> StoreConfig:
@@ -167,6 +167,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             before = (images - _images(frozen, tasks)) if images is not None else 0
             river = _river(run, job, passes, ledger, frozen.get("reuse"))
             start(river, job.address)
+            ledger.start()  # who asks first would own it, and an actor takes what it owns with it
             river = settled(river)
             if job.canary is not None:
                 tasks = [*job.canary.tasks(), *tasks]
@@ -222,6 +223,8 @@ def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Wat
                     if drain is not None:
                         drain.slice(row)
         except (ray.exceptions.RayError, GeobatchError):
+            if drain is not None:
+                drain.check()  # a watch that raised broke the pass off; what Ray says of that names no cause
             if drain is None or drain.reason is None:
                 raise
             lease.check()  # what was under way when the run was ended and failed is the next run's

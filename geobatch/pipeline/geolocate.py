@@ -207,7 +207,7 @@ def _watched(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime 
             stop=config.canary_stop,
         )
         canary = Canary(cage, Store(job.source), Store(job.store), Store(config.store))
-    return replace(job, watches=(account, *journal, *config.watches(account, ends, spent)), canary=canary)
+    return replace(job, watches=(account, *config.watches(account, ends, spent), *journal), canary=canary)
 
 
 def _diagnosed(account: dict[str, Any], config: GeolocateBucket, chosen: Chosen, store: Store) -> None:

@@ -139,7 +139,7 @@ def test_the_first_run_makes_the_record_and_the_next_is_held_to_it(
     assert told["worse"] and told["record"] == first.found["record"] and len(told["images"]) == 10
     lost = next(each for each in told["images"] if each["image_id"].endswith("/3.jpg"))
     assert lost["distance_km"] == pytest.approx(LOST_KM, abs=0.01) and lost["reason"] == "broken"
-    assert worse.end({}) == {"canary": {name: value for name, value in told.items() if name != "images"}}
+    assert worse.end({"shards": 1}) == {"canary": {name: value for name, value in told.items() if name != "images"}}
     # An earlier driver of the same run has judged already.
     again = Canary(cage, Store(), Store(), Store())
     again.begin(a_run(tmp_path, 3, resumed=True), {})
@@ -186,7 +186,8 @@ def test_a_run_that_ends_before_its_canary_says_so(cage: Cage, tmp_path: Path, c
     canary.begin(a_run(tmp_path), {})
     assert len(canary.tasks()) == 3 and canary.enough() is None
     canary.slice({"shard": 0, "number": 0, "last": True})
-    assert canary.end({}) == {"canary": None} and "before its canary" in capsys.readouterr().out
+    assert canary.end({"shards": 2}) == {"canary": None} and "before its canary" in capsys.readouterr().out
+    assert canary.end({"shards": 0}) == {"canary": None} and capsys.readouterr().out == ""
 
 
 def test_images_outside_the_truth_are_left_out() -> None:

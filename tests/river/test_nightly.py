@@ -78,6 +78,14 @@ class Stop(Onlooker):
         self.slices, self.seen, self.told = slices, 0, threading.Event()
         self.began, self.asked, self.closed = threading.Event(), 0.0, 0.0
         self.late: list[float] = []
+        self.ledgers: list[Any] = []
+
+    def begin(self, run: Run, frozen: dict[str, Any]) -> None:
+        self.run = run.id
+
+    def river(self, hands: list[Hands]) -> None:
+        """The driver owns the ledger of deaths before any actor could ask for it."""
+        self.ledgers.append(ray.get_actor(f"ledger-{self.run}-0"))
 
     def slice(self, row: dict[str, Any]) -> None:
         self.seen += 1
@@ -151,6 +159,7 @@ def test_a_week(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str
     done = week.night(monday, seconds=1.0)
     second.join()
     assert f"being worked on by process {os.getpid()}" in refused[0], refused
+    assert len(monday.ledgers) == 1
     assert done["ended"] == "deadline: told" and done["unfinished"] > 0 and done["read"] == len(week.rows()) >= ROWS
     # Slices under way, at most two that wait for an actor each, took their second; what was only read was dropped.
     assert len(monday.late) <= 6 and max(monday.late, default=0.0) < 15.0, monday.late
