@@ -107,7 +107,7 @@ def hilbert(codes: Codes, groups: tuple[int, ...]) -> Codes:
 def codes_of(latitude: Floats, longitude: Floats, config: GeoToken) -> Codes:
     """(N,) degrees -> (N, T) codes in the config's order."""
     if config.tokens == "regions":
-        return hierarchy(config.regions).codes(latitude, longitude)
+        return hierarchy(config.regions).codes(latitude.astype(np.float64), longitude.astype(np.float64))
     tokens = np.asarray(s2.tokens(latitude, longitude, config.level, config.group_size), np.int64)
     return quadrants(tokens, config.groups) if config.order == "quadrant" else tokens
 
