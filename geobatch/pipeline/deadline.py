@@ -10,13 +10,16 @@ to end at 02:30 each night ends each night once.
 
 At the deadline the run reads and begins nothing more; what it has begun is finished (`drain`). It is over some minutes later,
 so a deadline lies that much before the moment when the machines must be free.
+
+Whoever submits a command that may run twice makes its HH:MM a moment first (`dated`), or the second would mean tomorrow's.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from datetime import time as clock_time
 from zoneinfo import ZoneInfo
@@ -80,6 +83,46 @@ def moment(text: str, where: str | None = None, now: datetime | None = None) -> 
             f"--deadline {text} is past, it is {said(_in(now, zone))}; give a later one, or HH:MM for the next such time"
         )
     return at
+
+
+def dated(command: Sequence[str], now: datetime | None = None) -> tuple[list[str], datetime | None]:
+    """The command with its --deadline as the moment that is meant now, and that moment; None: it has none.
+
+    Raises:
+        UserError: there is no such time of a day, or no such zone.
+    """
+    words = list(command)
+    number, before, text, where = _deadline(words)
+    clock = _CLOCK.fullmatch(text)
+    try:
+        at = moment(text, where, now if clock else datetime(1970, 1, 1, tzinfo=UTC))
+    except UserError:
+        if clock:
+            raise
+        return words, None  # the job's to refuse, if it is one of geobatch's
+    words[number] = before + at.isoformat()
+    return words, at
+
+
+def _deadline(words: Sequence[str]) -> tuple[int, str, str, str | None]:
+    """The place of a command's deadline, what stands before it there, itself ("" where there is none), and its zone."""
+    found: dict[str, tuple[int, str, str]] = {}
+    for number, word in enumerate(words):
+        flag, given, value = word.partition("=")
+        if flag in ("--deadline", "--timezone") and (given or number + 1 < len(words)):
+            found[flag] = (number, f"{flag}=", value) if given else (number + 1, "", words[number + 1])
+    return (*found.get("--deadline", (0, "", "")), found["--timezone"][2] if "--timezone" in found else None)
+
+
+def same_but_for_the_clock(running: str, typed: Sequence[str]) -> bool:
+    """Whether a running command is the typed one, but that its HH:MM was made a moment when it was submitted."""
+    number, _, text, _ = _deadline(typed)
+    try:
+        words = shlex.split(running)
+    except ValueError:
+        return False
+    words[number : number + 1] = typed[number : number + 1] if _CLOCK.fullmatch(text) else words[number : number + 1]
+    return words == list(typed)
 
 
 def said(at: datetime) -> str:

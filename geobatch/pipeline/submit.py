@@ -7,6 +7,9 @@ If it does, and runs the same command, it is followed in its place, so that typi
 goes on watching. Faults of machines (status 1, or death by a signal) are tried again; the user's (2), rejections (3) and ends
 in order (4) are not, nor what somebody stopped (143).
 
+A job's --deadline is made a moment before it is submitted: to a second attempt after six, "06:00" would be tomorrow's. Without
+--timezone it is counted by this machine's clock. Once it is past there is no further attempt.
+
 Ctrl-C ends the watching, not the job. A head that does not answer is asked for `PATIENCE` seconds; the jobs of a head that died
 are gone with it, and the next attempt takes the run up from the bucket.
 
@@ -29,11 +32,15 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from geobatch.access import refused, settle_mode
 from geobatch.errors import MachineError, UserError
+from geobatch.pipeline.deadline import dated, said, same_but_for_the_clock
 from geobatch.pipeline.entry import INTERRUPTED, MACHINES, TERMINATED, Terminated
 from geobatch.progress import say
 
 #: Seconds between two looks at a job, and for which a head may stay silent.
 LOOK, PATIENCE = 1.0, 300.0
+
+#: Seconds between two looks at its log, which comes whole each time: while it is shorter than `SHORT` characters, and after.
+SHORT, LOG_LOOK, LONG_LOG_LOOK = 100_000, 5.0, 30.0
 
 #: Seconds that one request may take.
 ANSWER = 60.0
@@ -83,14 +90,16 @@ def submit(config: Submit, command: Sequence[str]) -> int:
         raise UserError(
             "no command; give it behind --, as in: python jobs/submit.py -- python jobs/geolocate_bucket.py --archive …"
         )
+    typed, (command, ends) = command, dated(command)
     head = Head(config.address)
     for attempt in range(config.attempts):
         name = head.alive(config.name)
         if name is None:
             name = head.submit(_next(config, head.names()), command, config.working_dir)
             say(f"submitted {name}: {shlex.join(command)}")
-        elif head.entrypoint(name) == shlex.join(command):
+        elif same_but_for_the_clock(theirs := head.entrypoint(name), typed) or theirs == shlex.join(command):
             say(f"{name} is running already; following it")
+            command, ends = dated(shlex.split(theirs))
         else:
             raise UserError(f"{name} is running another command; wait for it, stop it with `ray job stop {name}`, or give "
                             "another --name")  # fmt: skip
@@ -103,6 +112,9 @@ def submit(config: Submit, command: Sequence[str]) -> int:
         if not _machines(status) or attempt + 1 == config.attempts:
             return status
         pause = config.wait * 2**attempt
+        if ends is not None and time.time() + pause >= ends.timestamp():
+            say(f"machines were at fault, and there is no time for another attempt before --deadline {said(ends)}")
+            return status
         say(f"machines were at fault; trying again in {pause:.0f} s, attempt {attempt + 2} of {config.attempts}")
         time.sleep(pause)
     raise AssertionError("unreachable")
@@ -168,19 +180,21 @@ class Head:
 
     def follow(self, name: str) -> int:
         """Prints the submission's log as it grows, until it ends; returns its exit status, 143 if it was stopped."""
-        shown = 0
+        shown, due = 0, 0.0
         while True:
             try:
                 info = self._ask(lambda: self.client.get_job_info(name))  # first: the log read after it is whole
-                log = self._ask(lambda: self.client.get_job_logs(name))
+                over = info.status.is_terminal()
+                if over or time.monotonic() >= due:
+                    log = self._ask(lambda: self.client.get_job_logs(name))
+                    due = time.monotonic() + (LOG_LOOK if len(log) < SHORT else LONG_LOG_LOOK)
+                    sys.stdout.write(log[shown:])
+                    sys.stdout.flush()
+                    shown = max(shown, len(log))
             except _Forgotten:
                 say(f"{self.address} knows nothing of {name} any more: its head was replaced")
                 return MACHINES
-            if len(log) > shown:
-                sys.stdout.write(log[shown:])
-                sys.stdout.flush()
-                shown = len(log)
-            if info.status.is_terminal():
+            if over:
                 return _status(info)
             time.sleep(LOOK)
 
