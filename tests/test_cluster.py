@@ -136,7 +136,7 @@ def check_manifest(document: Document) -> None:
     for group in groups:
         check_market(group["template"]["spec"]["affinity"]["nodeAffinity"])
     assert cluster["authOptions"] == {"mode": "token"} and cluster["enableInTreeAutoscaling"] is True
-    assert job["shutdownAfterJobFinishes"] is True and job["backoffLimit"] >= 1
+    assert job["shutdownAfterJobFinishes"] is True and job["backoffLimit"] == 0
     # A wait for spot capacity ends by the night's own limit, before Ray Data takes it for a hang.
     waits = inspect.signature(settings).parameters["no_progress_hours"].default * 3600
     assert 0 < job["activeDeadlineSeconds"] <= waits
@@ -267,6 +267,7 @@ SPOILED_MANIFEST: dict[str, Callable[[Document], object]] = {
     "no autoscaler": lambda d: _job(d)["rayClusterSpec"].update(enableInTreeAutoscaling=False),
     "no token": lambda d: _job(d)["rayClusterSpec"].pop("authOptions"),
     "a cluster that stays": lambda d: _job(d).update(shutdownAfterJobFinishes=False),
+    "another cluster for a night that is judged": lambda d: _job(d).update(backoffLimit=2),
     "a night without end": lambda d: _job(d).update(activeDeadlineSeconds=10**6),
     "no GPU in its pool": lambda d: [
         _gpu(d)["template"]["spec"]["containers"][0]["resources"][part].pop("nvidia.com/gpu") for part in ("requests", "limits")
@@ -297,14 +298,16 @@ def test_a_spoiled_manifest_is_found(what: str) -> None:
 
 def test_what_they_run_is_what_the_jobs_take() -> None:
     """The manifest's command, and the one that the launcher's file tells to type: a submission and what it submits."""
-    manifest_s = shlex.split(_job(manifest())["entrypoint"])
-    assert manifest_s[:2] == ["bash", "-c"] and manifest_s[2].endswith(" || test $? -eq 4")  # ended in order is no failure
+    script = shlex.split(_job(manifest())["entrypoint"])
+    assert script[:2] == ["bash", "-c"]
+    nightly = re.search(r"do (python jobs/\S+ .*?);", script[2])
+    assert nightly is not None
     told = re.search(r"python jobs/submit\.py .*?(?=\n#\n)", (ROOT / "cluster.yaml").read_text(), re.DOTALL)
     assert told is not None
     words = shlex.split(told[0].replace("\\\n#", " "))
     own, command = split_command(words[2:])
     assert tyro.cli(Submit, args=own).address == "http://127.0.0.1:8265"
-    for words in (command, shlex.split(manifest_s[2].removesuffix(" || test $? -eq 4"))):
+    for words in (command, shlex.split(nightly[1].replace("$ends", "06:00"))):
         assert words[:2] == ["python", "jobs/geolocate_bucket.py"]
         config = tyro.cli(GeolocateBucket, args=words[2:])
         assert all(each.startswith("s3://") for each in (config.archive, config.output, config.model))
