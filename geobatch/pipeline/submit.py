@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,9 @@ from geobatch.progress import say
 
 #: Seconds between two looks at a job, and for which a head may stay silent.
 LOOK, PATIENCE = 1.0, 300.0
+
+#: Seconds between two looks at its log, which comes whole each time: while it is shorter than `SHORT` characters, and after.
+SHORT, LOG_LOOK, LONG_LOG_LOOK = 100_000, 5.0, 30.0
 
 #: Seconds between two looks at its log, which comes whole each time: while it is shorter than `SHORT` characters, and after.
 SHORT, LOG_LOOK, LONG_LOG_LOOK = 100_000, 5.0, 30.0
@@ -184,12 +186,10 @@ class Head:
         while True:
             try:
                 info = self._ask(lambda: self.client.get_job_info(name))  # first: the log read after it is whole
-                over = info.status.is_terminal()
-                if over or time.monotonic() >= due:
+                if (over := info.status.is_terminal()) or time.monotonic() >= due:
                     log = self._ask(lambda: self.client.get_job_logs(name))
                     due = time.monotonic() + (LOG_LOOK if len(log) < SHORT else LONG_LOG_LOOK)
-                    sys.stdout.write(log[shown:])
-                    sys.stdout.flush()
+                    print(log[shown:], end="", flush=True)
                     shown = max(shown, len(log))
             except _Forgotten:
                 say(f"{self.address} knows nothing of {name} any more: its head was replaced")
