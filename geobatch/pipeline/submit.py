@@ -41,9 +41,6 @@ LOOK, PATIENCE = 1.0, 300.0
 #: Seconds between two looks at its log, which comes whole each time: while it is shorter than `SHORT` characters, and after.
 SHORT, LOG_LOOK, LONG_LOG_LOOK = 100_000, 5.0, 30.0
 
-#: Seconds between two looks at its log, which comes whole each time: while it is shorter than `SHORT` characters, and after.
-SHORT, LOG_LOOK, LONG_LOG_LOOK = 100_000, 5.0, 30.0
-
 #: Seconds that one request may take.
 ANSWER = 60.0
 

@@ -180,38 +180,3 @@ def test_a_log_is_not_fetched_at_every_look(
     assert head.follow("x") == 0
     assert (cluster.looks, cluster.sent) == (seconds + 1, sent)
     assert capsys.readouterr().out == "".join(f"{number % 10}" * size for number in range(seconds))  # each once, in order
-
-
-class Talking:
-    """A head whose job writes `size` characters a second and ends after `seconds`; a second passes at each sleep."""
-
-    def __init__(self, seconds: int, size: int) -> None:
-        self.seconds, self.size, self.now, self.looks, self.sent = seconds, size, 0, 0, 0
-
-    def monotonic(self) -> float:
-        return float(self.now)
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds == submitting.LOOK
-        self.now += 1
-
-    def get_job_info(self, _: str) -> SimpleNamespace:
-        self.looks += 1
-        return SimpleNamespace(status=JobStatus.SUCCEEDED if self.now >= self.seconds else JobStatus.RUNNING)
-
-    def get_job_logs(self, _: str) -> str:
-        self.sent += 1
-        return "".join(f"{number % 10}" * self.size for number in range(self.now))
-
-
-@pytest.mark.parametrize(("seconds", "size", "sent"), [(61, 3, 14), (601, 40_000, 22), (2, 0, 2)])
-def test_a_log_is_not_fetched_at_every_look(
-    seconds: int, size: int, sent: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cluster = Talking(seconds, size)
-    monkeypatch.setattr(submitting, "time", cluster)
-    head = Head.__new__(Head)  # one that is connected to nothing
-    head.client, head.address, head.mode = cluster, "here", "disabled"  # type: ignore[assignment]
-    assert head.follow("x") == 0
-    assert (cluster.looks, cluster.sent) == (seconds + 1, sent)
-    assert capsys.readouterr().out == "".join(f"{number % 10}" * size for number in range(seconds))  # each once, in order
