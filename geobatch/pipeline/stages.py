@@ -4,13 +4,17 @@
 
 Names are those that Ray's plan and the account show, in any case. What is not named stays as the method has it. Nothing of it
 decides a row, so a run may be taken up with other hands.
+
+Where a stage computes stands in its arguments, so these change with its GPUs: one that pays for a GPU computes on it, and one
+that was given none does not look for it.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from geobatch.actors import Hands
@@ -58,6 +62,10 @@ class Asked:
             changed["memory"] = round(self.memory * (1 << 30))
         if "workers" in changed and "least" not in changed:
             changed["least"] = min(hands.least, changed["workers"])
+        if self.gpus is not None:
+            if self.gpus and hands.make.get("shards"):
+                raise UserError(f"shards of a gallery are searched on the CPU; leave out shards, or {self.stage}:gpus")
+            changed["make"] = _on(hands.make, self.gpus)
         made = replace(
             hands, **changed, resources={**hands.resources, **self.resources}, labels={**hands.labels, **self.labels}
         )
@@ -113,6 +121,31 @@ def applied(hands: Sequence[Hands], overrides: Iterable[str], others: Iterable[s
         for at in meant:
             river[at] = asked.of(river[at])
     return river
+
+
+def _on(value: Any, gpus: float) -> Any:
+    """A stage's arguments for that many GPUs."""
+    if isinstance(value, dict):
+        return {name: _said(name, each, gpus) for name, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        fresh = copy.copy(value)  # its own checks were made, and know nothing of a path that is elsewhere by now
+        for each in fields(value):
+            object.__setattr__(fresh, each.name, _said(each.name, getattr(value, each.name), gpus))
+        return fresh
+    return value
+
+
+def _said(name: str, value: Any, gpus: float) -> Any:
+    """One argument, under the names that stages have for where they compute."""
+    if name == "device" and value in ("cpu", "cuda"):
+        return "cuda" if gpus else "cpu"
+    if name == "gpu" and (value is None or isinstance(value, bool)):
+        return gpus > 0
+    if name == "gpus":
+        return gpus
+    if name == "tensor_parallel":
+        return max(1, int(gpus)) if gpus else value
+    return _on(value, gpus)
 
 
 def _count(text: str, key: str, value: str) -> int:

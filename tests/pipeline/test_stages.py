@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geobatch.actors import Hands
+from geobatch.engine.request import GeneratorConfig
 from geobatch.errors import UserError
+from geobatch.methods.geotoken.judge import JudgeSettings
+from geobatch.methods.ngcg.serve import Serving
 from geobatch.pipeline.stages import Asked, applied, parsed
 
 
@@ -31,6 +34,28 @@ def test_one_stage_is_changed_and_the_others_stay() -> None:
     assert embed.labels == {"market": "spot", "zone": "a"} and embed.resources == {"disk": 2.0}
     assert embed.pool().each == {"CPU": 1.0, "GPU": 0.5, "memory": 6.0 * 2**30, "accelerator_type:L4": 0.001, "disk": 2.0}
     assert applied(RIVER, []) == RIVER
+
+
+def test_a_stage_computes_where_it_was_given_gpus() -> None:
+    make = {"device": "cpu", "gpu": False, "serving": Serving(), "settings": JudgeSettings(model="m"), "batch": 3}
+    there = {
+        "device": "cuda",
+        "gpu": True,
+        "serving": Serving(gpus=2.0),
+        "settings": JudgeSettings(model="m", generator=GeneratorConfig(gpu=True, tensor_parallel=2)),
+        "batch": 3,
+    }
+    (embed,) = applied([Hands(stage=Embed, make=make)], ["Embed:gpus=2"])
+    assert embed.make == there and make["device"] == "cpu"
+    (back,) = applied([embed], ["Embed:gpus=0"])
+    assert back.make["device"] == "cpu" and back.make["gpu"] is False and back.make["serving"] == Serving()
+    assert applied([embed], ["Embed:workers=9"])[0].make == there
+    assert applied([Hands(stage=Embed, make=make)], ["Embed:gpus=0.5"])[0].make["settings"].generator.tensor_parallel == 1
+
+
+def test_parts_of_a_gallery_take_no_gpu() -> None:
+    with pytest.raises(UserError, match="leave out shards, or Embed:gpus"):
+        applied([Hands(stage=Embed, make={"shards": 4, "gpu": False})], ["Embed:gpus=1"])
 
 
 def test_later_words_win_and_the_ends_may_be_named_where_they_are_not() -> None:

@@ -22,6 +22,7 @@ from geobatch.methods.geotoken.judge_record import judged
 from geobatch.methods.geotoken.locate import ENCODER, NETWORK, Locate, decides, river
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import REWARD, RewardModel
+from geobatch.pipeline.stages import applied
 from geobatch.schema import CONFIDENCE, GALLERY, LOCATED, PICTURE, empty_columns
 from tests.engine.clip import write_clip
 from tests.methods.geotoken.tiny import TINY, model_of
@@ -109,6 +110,13 @@ def test_retrieval_knows_the_gallery_it_began_with_and_takes_a_gpu_when_told(fol
         replace(select, make={**select.make, "fingerprint": "of the night before"})()
     with pytest.raises(UserError, match="not for both"):
         river(folder / "model", folder / "gallery", replace(SMALL, gallery_gpus=1, shards=2), 1)
+
+
+def test_gpus_by_the_flag_for_stages_are_those_of_the_settings(folder: Path) -> None:
+    plain = river(folder / "model", folder / "gallery", SMALL, 2)
+    asked = river(folder / "model", folder / "gallery", replace(SMALL, gpus=0.5, gallery_gpus=1.0), 2)
+    assert plain != asked
+    assert applied(plain, ["Embed:gpus=0.5", "Sample:gpus=0.5", "Retrieve:gpus=1"]) == asked
 
 
 @pytest.mark.parametrize("below", [1.0, 0.4])
