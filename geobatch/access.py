@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from geobatch.errors import UserError
+from geobatch.errors import GeobatchError, MachineError, UserError
 
 MODE = "RAY_AUTH_MODE"
 _CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -57,6 +57,7 @@ def admitted(address: str | None) -> Iterator[None]:
 
     Raises:
         UserError: the token is refused or missing, or nobody answers at the address.
+        MachineError: Ray did not start, for any other reason that is no fault of the call itself.
     """
     mode = settle_mode(address is not None)
     main = threading.current_thread() is threading.main_thread()
@@ -66,6 +67,8 @@ def admitted(address: str | None) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if address is not None and (refusal := refused(error, address, mode)) is not None:
             raise refusal from error
+        if (failure := failed(error, address)) is not None:
+            raise failure from error
         raise
     finally:
         if handler is not None:
@@ -88,6 +91,24 @@ def refused(error: BaseException, address: str, mode: str) -> UserError | None:
     if address == "auto" and "Could not find any running Ray" in str(error):
         return UserError("no Ray cluster runs here; leave --address out, or give the cluster's address")
     return UserError(f"the Ray cluster at {address} answers, but not to this token (RAY_AUTH_MODE is {mode}); {ADVICE}")
+
+
+def failed(error: BaseException, address: str | None) -> MachineError | None:
+    """What an error of Ray's start means that nobody's token or address is to blame for; None: it is a fault of the program.
+
+    Ray raises what it has at hand: a TimeoutError after 30 s without its processes, an OSError where the disk or the number of
+    processes is at its limit, a plain Exception or RuntimeError for what its C++ side says, a RayError, or it exits.
+    """
+    exits = type(error) is SystemExit and error.code != signal.SIGTERM  # that one, and what is made of it, is the user's end
+    theirs = exits or isinstance(error, OSError | RuntimeError) or type(error) is Exception
+    if isinstance(error, GeobatchError) or not (theirs or type(error).__module__.startswith("ray.")):
+        return None
+    said = " ".join(str(error).split())[:200] or "it does not say why"
+    at = "on this machine" if address is None else f"at {address}"
+    return MachineError(
+        f"Ray did not start {at} ({type(error).__name__}: {said}); see that the machine has memory, disk and processes to "
+        "spare, then run the same command again"
+    )
 
 
 def submission() -> str:

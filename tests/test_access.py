@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from geobatch.access import ADVICE, admitted, answers, refused, settle_mode, submission
-from geobatch.errors import UserError
+from geobatch.errors import MachineError, UserError
+from geobatch.pipeline.entry import TERMINATED, Terminated
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,45 @@ def test_a_refusal_says_what_to_do() -> None:
     assert refused(SystemExit(1), "x:1", "token") is refused(ValueError("a bug"), "x:1", "token") is None
     said = refused(ConnectionError("Could not find any running Ray instance"), "auto", "token")
     assert said is not None and "no Ray cluster runs here" in str(said)
+
+
+class RayletDied(Exception):
+    """As Ray's own, which come of many classes."""
+
+    __module__ = "ray.exceptions"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("The current node timed out during startup.\nThis could happen because some of the Ray processes failed."),
+        Exception("The current node timed out during startup. This could happen because the raylet failed to startup."),
+        OSError(28, "No space left on device"),
+        BlockingIOError(11, "Resource temporarily unavailable"),
+        RuntimeError("Failed to start GCS"),
+        ConnectionError("ray client connection timeout"),
+        SystemExit(1),
+        RayletDied(""),
+    ],
+)
+def test_a_start_of_ones_own_that_fails_is_one_line_on_what_to_do(error: BaseException) -> None:
+    with pytest.raises(MachineError, match="Ray did not start on this machine") as found, admitted(None):
+        raise error
+    assert "\n" not in str(found.value) and str(found.value).endswith("then run the same command again")
+    assert type(error).__name__ in str(found.value) and found.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(ValueError("num_cpus"), KeyError("a bug"), MachineError("said already"), UserError("so")),
+        *(Terminated(TERMINATED), SystemExit(15), KeyboardInterrupt()),
+    ],
+)
+def test_a_fault_of_the_program_one_that_is_said_already_and_an_end_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as found, admitted(None):
+        raise error
+    assert found.value is error
 
 
 def test_the_handler_that_stood_there_is_put_back_whatever_happens() -> None:
