@@ -6,7 +6,8 @@ lost in a way Ray does not survive, the driver lists the commits and sends what 
 each pass commits something.
 
 A run may end before its work is done, in order: watches (`watch`) say when it is enough, `drain` lets through what is under
-way, and the run is finished with what it has.
+way, and the run is finished with what it has. One that is to take the place of a standing table does so whole or not at all:
+it stays open for the next call where time or money ended it, and is abandoned where something is wrong with it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ from geobatch.store import Store, StoreConfig
 #: Passes in a row that may commit nothing before a run gives up.
 BARREN_PASSES = 2
 
+#: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
+GO_ON = ("deadline", "cost")
+
 #: The same while they close in on images that kill: a slice that only waited for an actor loses an attempt by its death, too.
 NARROWING_PASSES = 6
 
@@ -61,7 +65,7 @@ class Flow:
         fingerprint: hash of everything that decides a row.
         river: the stages between Read and Write.
         coarsen_km: rounds every coordinate that is written; 0 leaves them.
-        relocate: start the table anew although the fingerprint differs.
+        relocate: start the table anew where its fingerprint differs.
         address: Ray cluster, or None for this machine.
         what: two words for the progress line.
         watches: look on and may end the run before its time.
@@ -102,8 +106,8 @@ def flow(job: Flow) -> dict[str, Any]:
     """Runs it to its end and returns the account that `done.json` holds.
 
     Returns:
-        The account, with `"new": False` where nothing was left to do, `"ended"` where a watch ended it, and `"resumed"` where
-        the plan was an earlier driver's.
+        The account, with `"new": False` where nothing was left to do, `"ended"` where a watch ended it, `"left"` ("open",
+        "abandoned") where it therefore published nothing, and `"resumed"` where the plan was an earlier driver's.
 
     Raises:
         UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
@@ -131,6 +135,11 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
         if run.record.get("asked", asked) != asked:
             say("that run was asked for other images; give the same command again once it is done")
+    elif job.relocate and table is not None:
+        say(
+            f"--relocate: table {table.version} at {job.output} is this model's and these settings' already, what it holds is "
+            "kept; --all does everything again"
+        )
     frozen = run.plan() if run.resumed else None
     if frozen is None:
         frozen = freeze(run, job.archive, store, table, job.wanted, source=Store(job.source))
@@ -146,7 +155,12 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
         watching.begin(run, frozen)
         ended = _work(run, frozen, job, lease, watching)
         lease.check()
-        return {"new": True, "resumed": run.resumed, **run.finish(frozen, ended=ended, add=watching.end)}
+        about = {"new": True, "resumed": run.resumed}
+        if ended is not None and (
+            run.record["relocate"] or (run.record.get("asked", asked)["everything"] and table is not None)
+        ):
+            return about | run.leave(frozen, ended, watching.end, abandon=ended.split(":", maxsplit=1)[0] not in GO_ON)
+        return about | run.finish(frozen, ended=ended, add=watching.end)
     finally:
         watching.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores, join_cluster
+from geobatch.actors import Hands, join_cluster, workers_of
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.texts import holds_texts
 from geobatch.errors import UserError
@@ -88,11 +88,13 @@ class GeolocateBucket(Night):
     coarsen: float = 0.0
     """Round every coordinate that is written to a grid of this many km."""
     relocate: bool = False
-    """Start the table at --output anew although another model, gallery or setting made it."""
+    """Start the table at --output anew although another model, gallery or setting made it; where this one did, it changes
+    nothing, so that the same command goes on with what an earlier one began."""
     shard_rows: int = ArchiveConfig.shard_rows
     """Images of one unit of work, at most; never more than 64 where a language model sees the pictures, which are large."""
     workers: int = 0
-    """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
+    """Actors of each heavy stage, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     address: str | None = None
     """Ray cluster to work on ("auto", or its address); default: RAY_ADDRESS, else this machine."""
     stages: tuple[str, ...] = ()
@@ -125,7 +127,9 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     prices = load(Store(config.store), config.prices)
     chosen, job = _job(config)
     if config.dry_run:
-        table = None if config.relocate else latest(Store(job.store), job.output)
+        table = latest(Store(job.store), job.output)
+        if table is not None and config.relocate and table.record["fingerprint"] != job.fingerprint:
+            table = None
         plans = expected(job.archive, Store(job.store), table, config.wanted(), Store(job.source))
         told = estimate(job, plans, config.sample, prices)
         foretell(told, config.output)
@@ -137,7 +141,8 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         if account["new"]:
             tell(account, config.output)
             account_for(account)
-        _diagnosed(account, config, chosen, Store(job.store))
+        if not account.get("left"):
+            _diagnosed(account, config, chosen, Store(job.store))
         found, line = config.verdict(account)
         if line is not None:
             say(line)
@@ -145,13 +150,14 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         spent += account.get("usd") or 0.0
         if not config.again(account):
             return {**last, "status": status}
+        job = replace(job, relocate=False)  # what is to be done anew is done
 
 
 def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:
     """The river that the arguments ask for; nothing of it runs yet."""
-    workers = config.workers or cores()
     reach = reached(config)
     join_cluster(config.address)  # whether engines ask for GPUs depends on what it has
+    workers = workers_of(config.workers, config.address)
     chosen = choose(Store(config.store), config, workers)
     if not chosen.texts and chosen.method != "ngcg" and holds_texts(Store(reach.archive), config.archive, config.exclude):
         raise UserError(

@@ -46,8 +46,12 @@ class Budget(Onlooker):
         self.account, self.usd = account, usd
 
     def begin(self, run: Run, frozen: dict[str, Any]) -> None:
-        """Refuses a budget that nobody could keep, since a price is missing."""
+        """Refuses a budget that nobody could keep, since a price is missing. A run that the last budget left open has a new one
+        from there on.
+        """
         self.account.cost_so_far()
+        if run.resumed and (left := run.left()) is not None:
+            self.usd += left.get("usd") or 0.0
 
     def enough(self) -> str | None:
         """See `Watch`."""

@@ -5,8 +5,11 @@
     4    ended in order at --deadline or --max-cost with something left, which the next run does
 
 In each case the table stands, with every row that was committed. A run that its watches ended is over: the next command lists
-the archive anew and finds what was left as it finds what is new. A run that died is taken up by the next command instead, and
-when its old plan is done, the archive is listed once more in the same command: what came since is not left to the night after.
+the archive anew and finds what was left as it finds what is new. Only a run that is to take the table's place (--all,
+--relocate) publishes nothing before all of it is done: --deadline and --max-cost leave it open, and the next command goes on
+with it, night by night; a bad canary and too many rejections abandon it. A run that died is taken up by the next command
+instead, and when its old plan is done, the archive is listed once more in the same command: what came since is not left to the
+night after.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ class Night:
     """What a run over a standing output does, and when it ends."""
 
     all: bool = False
-    """Locate everything again, not only what is new since the last run; its rows take the place of the old ones in one step."""
+    """Locate everything again, not only what is new since the last run; its rows take the place of the old ones in one step.
+    A run that --deadline or --max-cost ends is gone on with by the same command, and only then takes their place."""
     retry_rejected: tuple[str, ...] | None = None
     """Try again what was rejected for these reasons (none named: for any), beside what is new; a success replaces the
-    rejection."""
+    rejection. After an early end the same command tries what is still rejected from the first again, and then the rest."""
     archive_emptied: bool = False
     """The archive may be found without a single object that the table knows; else that is taken for a mistake."""
     deadline: str | None = None
@@ -78,6 +82,8 @@ class Night:
         """Whether, after a run that was taken up, the archive is to be listed once more for what came since."""
         if account.get("usd") is not None and self.max_cost is not None and account["usd"] >= self.max_cost:
             return False
+        if self._worse(account):
+            return False
         return bool(account.get("resumed")) and not account.get("ended") and not self.all and self.retry_rejected is None
 
     def ends(self, now: datetime | None = None) -> datetime | None:
@@ -101,20 +107,35 @@ class Night:
 
     def verdict(self, account: Mapping[str, Any]) -> tuple[int, str | None]:
         """Exit status of a run that ended in order, and one line where it is not 0."""
-        ended = str(account.get("ended") or "")
-        word = ended.split(":", maxsplit=1)[0]
-        if word == "canary":
-            return (
-                REJECTED,
-                f"stopped, {ended}; {_left(account)}; look at runs/{account['run']}/canary.json before running again",
-            )
         if not account["new"]:
             return DONE, None
-        if (line := too_many(account, self.max_rejected)) is not None:
+        ended, left = account.get("ended"), account.get("left")
+        stands = "; the table stands as it was" if left else ""
+        if (line := self._stopped(account, stands)) is not None:
             return REJECTED, line
-        if ended:
-            return ENDED, f"ended before all was done, {ended}; {_left(account)}; the same command goes on with the rest"
-        return DONE, None
+        if left is None and (line := too_many(account, self.max_rejected)) is not None:
+            return REJECTED, line
+        if not ended:
+            return DONE, None
+        failed = "" if self.retry_rejected is None else ", after what was rejected again"
+        on = f"the same command goes on with the rest{failed}"
+        return ENDED, f"ended before all was done, {ended}; {_left(account)}{stands}; {on}"
+
+    def _stopped(self, account: Mapping[str, Any], stands: str) -> str | None:
+        """What a run is stopped for that must be looked at before the next."""
+        ended = str(account.get("ended") or "")
+        look = f"look at runs/{account['run']}/canary.json before running again"
+        if ended.startswith("canary:"):
+            return f"stopped, {ended}; {_left(account)}{stands}; {look}"
+        if self._worse(account):
+            return f"the canary is worse: {account['canary']['said']}; {look}"
+        if account.get("left") == "abandoned":
+            return f"stopped, {ended}; {_left(account)}{stands}; mend the cause, then give the same command again"
+        return None
+
+    def _worse(self, account: Mapping[str, Any]) -> bool:
+        """Whether the canary should have stopped the run, also where the rest was through before it was judged."""
+        return self.canary_stop and bool((account.get("canary") or {}).get("worse"))
 
 
 def _left(account: Mapping[str, Any]) -> str:

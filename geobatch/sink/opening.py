@@ -35,7 +35,8 @@ def open_run(
         method: name of the method.
         fingerprint: hash of everything that decides a row.
         archive: what is read and how it is listed; a run is taken up only for the same.
-        relocate: start the table anew although the fingerprint differs.
+        relocate: start the table anew where its fingerprint differs, and abandon an unfinished run of another fingerprint or
+            archive; where the fingerprint is the table's already it changes nothing, so that the same command goes on.
         asked: what a new run does beside what is new; it is kept in the record.
 
     Raises:
@@ -65,13 +66,13 @@ def open_run(
         "fingerprint": fingerprint,
         "method": method,
         "archive": archive,
-        "relocate": anew or (relocate and table is not None),
+        "relocate": anew,
         "asked": asked or {},
         "geobatch": version("geobatch"),
         "started": now(),
     }
     run = Run(store=store, output=output, id=f"{last + 1:06d}", record=record, resumed=False)
-    return run, None if record["relocate"] else table
+    return run, None if anew else table
 
 
 def begin(run: Run) -> Run:

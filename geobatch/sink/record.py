@@ -170,13 +170,56 @@ class Run:
         )
         snapshot = publish(self.store, self.output, ending)
         self._sweep(commits)
+        done = {**self._account(plan, commits, len(unfinished)), "ended": ended, "table": snapshot.version}
+        done.update(add(done))
+        self.store.put_if_absent(self.at("done.json"), json.dumps(done, indent=1).encode())
+        return done
+
+    def leave(
+        self,
+        plan: dict[str, Any],
+        ended: str,
+        add: Callable[[dict[str, Any]], dict[str, Any]] = lambda account: {},
+        *,
+        abandon: bool = False,
+    ) -> dict[str, Any]:
+        """Ends before everything is done and publishes nothing: what is committed waits for the next call, which goes on.
+
+        Args:
+            plan: the frozen plan's record.
+            ended: why.
+            add: as `finish` has it.
+            abandon: nothing goes on with it either; the next call starts another run.
+
+        Returns:
+            The account as `finish` gives it, with "left": "open" or "abandoned", and the table that stands; `left.json` holds
+            it.
+        """
+        commits, table = self.committed(), latest(self.store, self.output)
+        unfinished = len(_check(plan, commits, ended))
+        left = {**self._account(plan, commits, unfinished), "ended": ended, "left": "abandoned" if abandon else "open"}
+        left["table"] = table.version if table is not None else None
+        left.update(add(left))
+        self.store.put(self.at("left.json"), json.dumps(left, indent=1).encode())
+        if abandon:
+            self.store.put_if_absent(self.at("abandoned.json"), b"{}")
+        return left
+
+    def left(self) -> dict[str, Any] | None:
+        """What `leave` said last; None where the run was never left."""
+        uri = self.at("left.json")
+        found: dict[str, Any] | None = json.loads(self.store.get(uri)) if self.store.exists(uri) else None
+        return found
+
+    def _account(self, plan: dict[str, Any], commits: list[dict[str, Any]], unfinished: int) -> dict[str, Any]:
+        """What the plan and the commits say of the run."""
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for commit in commits:
             seconds.update(commit["seconds"])
             reasons.update(commit["reasons"])
         totals = {name: sum(commit[name] for commit in commits) for name in ("read", "placed", "rejected", "bytes")}
-        done = {
+        return {
             "run": self.id,
             **totals,
             "reused": sum(commit.get("reused", 0) for commit in commits),
@@ -187,17 +230,12 @@ class Run:
             "vanished": plan.get("vanished", 0),
             "returned": plan.get("returned", 0),
             "shards": plan["shards"],
-            "unfinished": len(unfinished),
+            "unfinished": unfinished,
             "slices": len(commits),
             "seconds": {stage: round(spent, 2) for stage, spent in seconds.items()},
             "started": self.record["started"],
             "finished": now(),
-            "ended": ended,
-            "table": snapshot.version,
         }
-        done.update(add(done))
-        self.store.put_if_absent(self.at("done.json"), json.dumps(done, indent=1).encode())
-        return done
 
     def _sweep(self, commits: list[dict[str, Any]]) -> None:
         """Removes this run's parts that no commit names: left by workers that died between part and commit."""

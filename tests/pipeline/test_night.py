@@ -22,6 +22,10 @@ def account(**about: Any) -> dict[str, Any]:
             "unfinished": 0, "shards": 5, **about}  # fmt: skip
 
 
+CAGE: dict[str, Any] = {"canary": "c", "canary_truth": "t", "canary_stop": True}
+WORSE = {"worse": True, "said": "8 images"}
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
@@ -89,6 +93,16 @@ def test_who_looks_on() -> None:
         ({"max_rejected": 0.05}, account(ended="deadline: x", unfinished=2), 3, "--retry-rejected"),
         ({"max_rejected": 0.05}, account(ended="rejected: y", unfinished=2), 3, "more than --max-rejected 0.05"),
         ({}, account(ended="canary: 20 images", unfinished=4), 3, "runs/000003/canary.json"),
+        (CAGE, account(canary=WORSE), 3, "the canary is worse: 8 images; look at runs/000003/canary.json"),
+        (CAGE, account(canary=WORSE, ended="deadline: x", unfinished=4), 3, "runs/000003/canary.json"),
+        ({**CAGE, "canary_stop": False}, account(canary=WORSE), 0, None),
+        (CAGE, account(canary={"worse": False, "said": ""}), 0, None),
+        (CAGE, account(canary=None), 0, None),
+        ({"all": True}, account(ended="cost: x", left="open"), 4, "the table stands as it was; the same command"),
+        ({"all": True, "max_rejected": 0.05}, account(ended="cost: x", left="open"), 4, "the same command goes on"),
+        ({"max_rejected": 0.05}, account(ended="rejected: y", left="abandoned"), 3, "give the same command again"),
+        ({}, account(ended="canary: 20 images", unfinished=4, left="abandoned"), 3, "the table stands as it was; look at runs"),
+        ({"retry_rejected": ()}, account(ended="cost: x", unfinished=2), 4, "with the rest, after what was rejected again"),
     ],
 )  # fmt: skip
 def test_the_exit_status_tells_the_truth(flags: dict[str, Any], told: dict[str, Any], status: int, line: str | None) -> None:
@@ -102,5 +116,6 @@ def test_after_a_run_that_was_taken_up_the_archive_is_looked_at_again() -> None:
     assert Night().again(taken_up)
     assert not Night().again(account(resumed=False))
     assert not Night().again({**taken_up, "ended": "deadline: x"})
+    assert not Night(**CAGE).again({**taken_up, "canary": WORSE}) and Night(**CAGE).again({**taken_up, "canary": None})
     assert not Night(all=True).again(taken_up) and not Night(retry_rejected=()).again(taken_up)
     assert not Night(max_cost=1.0).again(taken_up) and Night(max_cost=1.5).again(taken_up)
