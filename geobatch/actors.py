@@ -27,7 +27,7 @@ import pyarrow as pa
 from geobatch import joining, metrics, nodes
 from geobatch.errors import UserError
 from geobatch.joining import SILENCE as SILENCE  # noqa: PLC0414
-from geobatch.layout import Pool, settle
+from geobatch.layout import Nodes, Pool, settle
 from geobatch.nodes import brought
 from geobatch.progress import say
 from geobatch.slices import Slice as Slice  # noqa: PLC0414  known to all by this name
@@ -35,6 +35,9 @@ from geobatch.starving import Starving
 
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
+
+#: Actors of one stage, at most, where nobody says how many: more wait for what one driver and one listing give them.
+MOST = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,24 @@ class Hands:
 def cores() -> int:
     """CPUs this process may use (a container's share, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def workers_of(asked: int, address: str | None, there: Nodes | None = None) -> int:
+    """Actors at most of a stage that computes on CPUs: as many as are asked for; 0 means one a CPU.
+
+    On a cluster, which is joined, those are the CPUs of all nodes that it has or could have, `MOST` at most: the driver's may
+    be few, or not for work. `settled` takes from each stage what is too much for all. Where nobody knows what nodes could
+    come they are this machine's at least. `there` are the nodes, if they need not be asked for.
+    """
+    if asked:
+        return asked
+    if not joining.joins(address):
+        return cores()
+    if there is None:
+        join_cluster(address)
+        there = nodes.seen()
+    cpus = int(min(MOST, there.total("CPU")))
+    return max(1, cpus) if there.known else max(cores(), cpus)
 
 
 def cluster_gpus() -> float:
@@ -207,7 +228,7 @@ def start(river: Iterable[Hands], address: str | None = None, **local: Any) -> N
 
 def join_cluster(address: str | None) -> None:
     """Joins the cluster that `address` or RAY_ADDRESS names, if one does: how a river is made depends on what it has."""
-    if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+    if joining.joins(address):
         start([], address)
 
 

@@ -19,6 +19,11 @@ SILENCE = {
 }
 
 
+def joins(address: str | None) -> bool:
+    """Whether `address` or RAY_ADDRESS names a cluster, and none is to be started."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+
+
 def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> None:
     """Joins the cluster at `address` or RAY_ADDRESS, else starts a private one; nothing where Ray runs already.
 

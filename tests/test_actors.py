@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.actors import Hands, Slice, _on_slices
+from geobatch.actors import MOST, Hands, Slice, _on_slices, cores, workers_of
+from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
 
 ROWS = pa.schema(
     [
@@ -82,3 +83,43 @@ def test_hands_make_their_stage_without_ray() -> None:
     assert isinstance(Hands(stage=Shout)(), Shout)
     with pytest.raises(TypeError):
         Hands(stage=Shout, make={"nonsense": 1})()
+
+
+CPUS, GPUS = {"CPU": 15.0}, {"CPU": 7.0, "GPU": 1.0}
+GROWS = (
+    NodeType(name="head", resources={}),
+    NodeType(name="cpu", resources=CPUS, most=8, brought=True),
+    NodeType(name="gpu", resources=GPUS, most=16, brought=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "workers"),
+    [
+        (Nodes(types=GROWS), 8 * 15 + 16 * 7),  # a head that works for nobody, and nothing alive yet
+        (Nodes(types=GROWS, workers=3), 3 * 15),
+        (Nodes(types=(*GROWS, NodeType(name="large", resources={"CPU": 64.0}, most=UNBOUNDED, brought=True))), MOST),
+        (Nodes(types=(NodeType(name="head", resources={"CPU": 0.5}),)), 1),
+        (Nodes(types=(NodeType(name="node", resources={"CPU": 96.0}, most=2),), known=False), 192),
+        (Nodes(types=(NodeType(name="head", resources={}),), known=False), cores()),
+    ],
+)
+def test_on_a_cluster_the_default_is_a_worker_for_each_cpu_there_could_be(there: Nodes, workers: int) -> None:
+    assert workers_of(0, "ray://head:10001", there) == workers
+    assert workers_of(5, "ray://head:10001", there) == 5
+
+
+def test_on_one_machine_the_default_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert workers_of(0, None) == workers_of(0, "local") == cores()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a submitted job has it
+    assert workers_of(0, None, Nodes(types=GROWS)) == 232
+
+
+def test_pools_of_the_default_share_what_there_is() -> None:
+    """Neither of two stages of the default starves the other, nor the stage with GPUs that has a node to itself."""
+    there = Nodes(types=GROWS)
+    workers = workers_of(0, "ray://head:10001", there)
+    pools = [Hands(stage=Shout, workers=workers, gpus=gpus).pool() for gpus in (0.0, 0.0, 1.0)]
+    one, other, computing = settle(pools, there)
+    assert computing == 16 and one + other == workers - 16 and abs(one - other) <= 1

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from geobatch.actors import Hands, cores, start
+from geobatch.actors import Hands, start, workers_of
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine import gps, heads, pixels
@@ -97,7 +97,8 @@ class GeoTokenAlign:
     loop: Loop = field(default_factory=Loop)
     """Workers and checkpoints."""
     workers: int = 0
-    """Actors of each heavy stage while decoding, at most; 0: one a CPU of this machine."""
+    """Actors of each heavy stage while decoding, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     stages: tuple[str, ...] = ()
@@ -239,7 +240,7 @@ def _bare(encoder: Path, work: Path) -> Path:
 
 
 def _decoded(config: GeoTokenAlign, output: Path, store: Store) -> Snapshot:
-    workers = config.workers or cores()
+    workers = workers_of(config.workers, config.address)
     flow(
         Flow(
             archive=ArchiveConfig(uri=config.archive, include=config.include, exclude=config.exclude),

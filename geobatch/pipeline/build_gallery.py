@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from geobatch.actors import cores
+from geobatch.actors import workers_of
 from geobatch.benchmark.survey import Places
 from geobatch.engine.gallery import COLUMNS, FOOTPRINT, GROUP, RECORD, Gallery, Indexing, append, build, load, read_record
 from geobatch.errors import REASONS, UserError
@@ -75,7 +75,8 @@ class BuildGallery:
     relocate: bool = False
     """Start anew although another encoder or setting made the output."""
     workers: int = 0
-    """Actors of each heavy stage, at most; 0: one a CPU of this machine."""
+    """Actors of each heavy stage, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     stages: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ def embedded(config: Any, output: Path, encoder: Path) -> Snapshot:
 def embed_archive(config: BuildGallery, by: Embedding | None = None) -> dict[str, Any]:
     """The vectors of a labelled archive as a table of GALLERY rows at `config.output`; returns the run's account."""
     store = Store(config.store)
-    by = by or embedding(config, store, config.workers or cores())
+    by = by or embedding(config, store, workers_of(config.workers, config.address))
     return flow(
         Flow(
             archive=by.archive,
@@ -129,7 +130,7 @@ def build_gallery(config: BuildGallery) -> Path:
     if "://" in config.output and not config.output.startswith("file://"):
         raise UserError("the index is built on this machine; give --output as a local folder and copy it to the bucket after")
     store = Store(config.store)
-    by = embedding(config, store, config.workers or cores())
+    by = embedding(config, store, workers_of(config.workers, config.address))
     account = embed_archive(config, by)
     for reason, count in sorted(account.get("reasons", {}).items(), key=lambda each: -each[1]):
         say(f"rejected, {reason}: {count:,} ({REASONS[reason]})")  # before the index: where all are, it says no more than that

@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores, join_cluster
+from geobatch.actors import Hands, join_cluster, workers_of
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine.opening import on_gpus
@@ -95,7 +95,8 @@ class GeoLocSftCaption:
     shard_rows: int = 64
     """Images of one unit of work, at most; decoded, one is 3 MB."""
     workers: int = 0
-    """Actors that decode, at most; 0: one a CPU of this machine."""
+    """Actors that decode, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     teachers: int = 1
     """Copies of the teacher at work, each on GPUs of its own."""
     stages: tuple[str, ...] = ()
@@ -146,7 +147,7 @@ def _flow(config: GeoLocSftCaption, reach: Reach, folder: str | None, model: str
         "decode": described(config.decode),
         "max_bytes": config.max_bytes,
     }
-    workers = config.workers or cores()
+    workers = workers_of(config.workers, config.address)
     make = {"teacher": folder, "endpoint": config.endpoint, "writing": config.writing, "generator": config.generator}
     gpus = 0
     if folder and on_gpus(folder, config.generator):

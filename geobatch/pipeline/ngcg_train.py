@@ -100,7 +100,8 @@ class NgcgTrain:
     shard_rows: int = 128
     """Images of one unit of work while decoding, at most; decoded, one of 448 pixels is 0.6 MB."""
     workers: int = 0
-    """Actors that decode, at most; 0: one a CPU of this machine."""
+    """Actors that decode, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     stages: tuple[str, ...] = ()
     """What single stages ask for instead, as NAME:KEY=VALUE,…: Decode:workers=32 Embed:gpus=0.5,accelerator=L4; KEY is workers,
     least, cpus, gpus, memory (GiB), accelerator, resource.NAME or label.NAME."""

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geobatch.actors import Hands, cores
+from geobatch.actors import Hands, workers_of
 from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
@@ -61,7 +61,8 @@ class Source:
         column: of the texts.
         grouping: what shows the same place.
         decode: how pictures are decoded; its side is the network's.
-        workers: actors that decode, at most; 0: one a CPU of this machine.
+        workers: actors that decode, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+            could have.
         stages: what single stages ask for instead, as the flag --stages says it.
     """
 
@@ -88,7 +89,7 @@ class Source:
 
     def river(self) -> list[Hands]:
         """The stages between Read and Write."""
-        workers = self.workers or cores()
+        workers = workers_of(self.workers, self.address)
         asked = {"annotations": self.annotations, "column": self.column, "grouping": self.grouping, "store": self.store}
         return [
             Hands(stage=Annotate, make=asked),

@@ -111,7 +111,8 @@ class GeoTokenTrain:
     loop: Loop = field(default_factory=Loop)
     """Workers and checkpoints."""
     workers: int = 0
-    """Actors of each heavy stage while embedding, at most; 0: one a CPU of this machine."""
+    """Actors of each heavy stage while embedding, at most; 0: one a CPU of this machine, or of all nodes that the cluster
+    could have."""
     gpus: float = 0.0
     """GPUs of each actor that embeds; fractions share one, 0 embeds on CPUs."""
     stages: tuple[str, ...] = ()
