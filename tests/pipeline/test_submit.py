@@ -176,7 +176,7 @@ def test_a_log_is_not_fetched_at_every_look(
     cluster = Talking(seconds, size)
     monkeypatch.setattr(submitting, "time", cluster)
     head = Head.__new__(Head)  # one that is connected to nothing
-    head.client, head.address, head.mode = cluster, "here", "disabled"
+    head.client, head.address, head.mode = cluster, "here", "disabled"  # type: ignore[assignment]
     assert head.follow("x") == 0
     assert (cluster.looks, cluster.sent) == (seconds + 1, sent)
     assert capsys.readouterr().out == "".join(f"{number % 10}" * size for number in range(seconds))  # each once, in order
