@@ -1,9 +1,10 @@
 """What a run would take, out of a sample of it: `--dry-run`.
 
 The archive is listed as the run would list it, what the table holds already left out. A few shards, drawn by a seed from each
-kind of container, go through the real river on the real cluster, into a folder beside the output (of this machine, where there
-is no cluster) that is removed again; the output itself is not touched. After `images` images the sample ends in order, as a
-deadline would end it.
+kind of container, go through the real river on the real cluster, into a folder `.dry-run-…` in the output that is removed
+again; there, since rights may end at the output, and a bucket has nothing beside it. No reader of the output looks into it. An
+output on this machine that is not there yet is not made for it: the folder lies in the nearest one above that is there. After
+`images` images the sample ends in order, as a deadline would end it.
 
 Two rates come of it. *Measured*: images a second between the first slice and the last. It is too low for a short sample, in
 which pools are still growing and the river is half empty at both ends. *At best*: what the slowest stage could do if it never
@@ -11,7 +12,8 @@ waited. The truth lies between, the nearer to the first the longer the sample. S
 machines there were when the sample ended.
 
 How many images a tar or a Parquet file holds is not known before it is read: they are counted by the bytes that one took in
-the sample. A listing that was cut off (`listed`) gives a lower bound and says so.
+the sample. A listing that was cut off (`listed`) gives a lower bound and says so. A sample without a single image says what was
+listed, and nothing of time and money.
 
 Not covered: machines that are not up yet and what the head idles before and after; the sample costs what its minutes cost.
 """
@@ -37,12 +39,12 @@ from geobatch.errors import UserError
 from geobatch.pipeline.account import Account, costs, lasted
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.prices import HERE, Prices
-from geobatch.pipeline.sample import Clock, Listed, Sample, look
+from geobatch.pipeline.sample import GUESSED_BYTES, Clock, Listed, Sample, look
 from geobatch.progress import Progress, say
 from geobatch.sink import begin, latest, open_run
 from geobatch.sink.opening import unfinished_run
 from geobatch.sink.record import WHOLE
-from geobatch.store import Store, split
+from geobatch.store import Store, join, split
 
 
 def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices
     if not found.drawn:
         return told
     clock, account = Clock(sample.images), Account(prices, job.address)
-    with _beside(job) as output:
+    with _aside(job) as output:
         tried = replace(job, output=output, relocate=False, wanted=None, watches=(account, clock), what="sampled")
         _freeze(tried, found)
         with redirect_stdout(StringIO()):  # of a run in a folder that nobody will see
@@ -103,7 +105,12 @@ def projected(
         done: the sample's account.
         machines: how many of each kind are there.
         prices: of an hour.
+
+    Returns:
+        As `estimate` has it; where the sample held no image at all, "images" is None and nothing is said of time and money.
     """
+    if not clock.read:
+        return {"images": None, "bytes": sum(found.size.values()), "shards": sum(found.shards.values())}
     images, size = _images(found, clock)
     slowest = done["slowest"]
     could = done["stages"][slowest]["images_a_second"] or clock.rate()
@@ -142,7 +149,7 @@ def projected(
 def _images(found: Listed, clock: Clock) -> tuple[int, int]:
     """Images, and bytes; where a container hides its images, by the bytes that one took in those sampled of its kind."""
     taken = clock.bytes_an_image(found.drawn)
-    overall = max(1.0, sum(came.size for came in clock.slices) / max(clock.read, 1))
+    overall = sum(came.size for came in clock.slices) / clock.read or GUESSED_BYTES  # 0: none of them could be read
     total = sum(rows if kind in WHOLE else found.size[kind] / taken.get(kind, overall) for kind, rows in found.rows.items())
     return round(total), sum(found.size.values())
 
@@ -160,11 +167,11 @@ def _freeze(job: Flow, found: Listed) -> None:
 
 
 @contextmanager
-def _beside(job: Flow) -> Iterator[str]:
-    """A place for the sample that all nodes reach and that is empty again afterwards."""
+def _aside(job: Flow) -> Iterator[str]:
+    """A place for the sample that all nodes reach, that the rights to the output cover, and that is empty again afterwards."""
     place = split(job.output)
     if place.bucket is not None:
-        name = f"{job.output.rstrip('/')}.dry-run-{uuid.uuid4().hex[:8]}"
+        name = join(job.output, f".dry-run-{uuid.uuid4().hex[:8]}")
         store = Store(job.store)
         try:
             yield name
@@ -172,8 +179,8 @@ def _beside(job: Flow) -> Iterator[str]:
             store.delete(item.uri for page in store.objects(name) for item in page)
         return
     folder = Path(place.key).absolute()
-    parent = next(above for above in folder.parents if above.is_dir())  # the output's own may not be there yet
-    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.dry-run-", dir=parent))
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    made = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=there))
     try:
         yield str(made)
     finally:
@@ -187,6 +194,12 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     if not told["new"]:
         return [f"dry run: nothing new in {told['listed']:,} objects for {output}", f"  {passed}"]
     least = "" if told["complete"] else "at least "
+    if told["images"] is None:
+        return [
+            f"dry run: {least}{_size(told['bytes'])} in {told['shards']:,} shards; nothing was written",
+            f"  {passed}",
+            "  no image in the sample; give --sample.images more",
+        ]
     about = "" if told["images_known"] else "about "
     sample = told["sample"]
     first = (

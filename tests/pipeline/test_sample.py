@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.actors import Hands
+from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
-from geobatch.pipeline.estimate import lines, projected
+from geobatch.pipeline.estimate import _aside, _images, lines, projected
+from geobatch.pipeline.flow import Flow
 from geobatch.pipeline.prices import Prices
 from geobatch.pipeline.sample import KEPT, Came, Clock, Listed, Sample, look, size_of
 from geobatch.schema import PLAN
+from geobatch.sink import begin, latest, open_run
+from geobatch.sink.opening import unfinished_run
+from geobatch.store import Store, StoreConfig, join
+from tests.conftest import S3Server
 from tests.sink.rows import manifest
 
 shards = st.lists(
@@ -158,6 +164,65 @@ def test_by_hand() -> None:
     assert lines({"new": True, "unfinished": "", "listed": 1, "skipped": 0, "known": 0, "complete": True, **unpriced}, "out")[
         -1
     ] == ("  cost: not known; name the price of z9 in a file of --prices")
+
+
+def test_a_sample_without_an_image_gives_counts_and_one_line() -> None:
+    found = Listed(listed=3)
+    found.rows["tar"], found.size["tar"], found.shards["tar"] = 3, 30_000_000, 3
+    found.drawn = [("tar", planned([("tar", 1)]))]
+    done = {"read": 0, "slowest": "Read", "stages": {"Read": {"workers": 1, "images_a_second": None}}, "seconds": {"Read": 0.1}}
+    for clock in (timed([(4.0, 0, 0, 0)], last=True), timed([])):
+        told = projected(found, clock, done, {"cpu": 1}, Prices())
+        assert told == {"images": None, "bytes": 30_000_000, "shards": 3}
+        assert lines(
+            {"new": True, "unfinished": "", "listed": 3, "skipped": 0, "known": 0, "complete": True, **told}, "out"
+        ) == [
+            "dry run: 30.0 MB in 3 shards; nothing was written",
+            "  passed over: 0 that are no images by name, 0 already in the table",
+            "  no image in the sample; give --sample.images more",
+        ]
+
+
+@pytest.mark.parametrize(("size", "images"), [(0, 1000 + 60), (5_000_000, 1000 + 300)])  # guessed, or as the loose ones
+def test_a_kind_without_an_image_in_the_sample_is_counted_by_what_images_are(size: int, images: int) -> None:
+    found = Listed()
+    found.rows.update({"object": 1000, "tar": 3})
+    found.size.update({"object": 10_000_000, "tar": 30_000_000})
+    table = planned([("object", 1)])
+    found.drawn = [("object", table), ("tar", table)]
+    assert _images(found, timed([(1.0, 0, 50, size), (2.0, 1, 0, 0)], last=True)) == (images, 40_000_000)
+
+
+def job_at(output: str, store: StoreConfig) -> Flow:
+    archive = ArchiveConfig(uri="s3://photos")
+    return Flow(archive=archive, output=output, store=store, method="geotoken", fingerprint="f", river=[])
+
+
+def test_the_sample_lies_in_the_output_where_no_reader_looks_and_is_removed(s3: S3Server) -> None:
+    bucket, store = s3.bucket(), Store(s3.config())
+    for output in (f"s3://{bucket}", f"s3://{bucket}/located/"):  # beside a bucket's root lies somebody else's bucket
+        keep = join(output, "places", "kept.parquet")
+        store.put(keep, b"0")
+        with _aside(job_at(output, s3.config())) as place:
+            assert place.startswith(f"{output.rstrip('/')}/.dry-run-")
+            run, _ = open_run(store, place, method="geotoken", fingerprint="f", archive={})
+            begin(run)
+            store.put(join(place, "places", "000001-a.parquet"), b"0")
+            assert latest(store, output) is None and unfinished_run(store, output) == ("", 0)
+            assert unfinished_run(store, place) == ("000001", 1)
+        assert [item.uri for page in store.objects(output) for item in page if "/.dry" in item.uri] == []
+        assert store.exists(keep)
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_a_sample(tmp_path: Path) -> None:
+    output = tmp_path / "a" / "out"
+    with _aside(job_at(str(output), StoreConfig())) as place:
+        assert Path(place).parent == tmp_path and not output.parent.exists()
+    output.mkdir(parents=True)
+    with _aside(job_at(str(output), StoreConfig())) as place:
+        assert Path(place).parent == output
+        (Path(place) / "runs").mkdir()
+    assert list(output.iterdir()) == [] and list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_one_slice_is_timed_from_the_start() -> None:
