@@ -20,6 +20,9 @@ from geobatch.layout import UNBOUNDED, Nodes, NodeType
 #: What of a node's resources describes its kind; the rest names the node itself or is Ray's own account.
 _HEAD, _OWN = "node:__internal_head__", ("node:", "object_store_memory")
 
+#: What a node finds out about its GPUs when it starts; KubeRay's groups do not say it, and may have nodes of several kinds.
+_FOUND = "accelerator_type:"
+
 #: Seconds in which the head node must answer.
 ANSWERS = 60.0
 
@@ -35,20 +38,25 @@ def seen() -> Nodes:
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     types, workers, known = _autoscaler(alive)
+    return Nodes(types=_counted(alive, types), workers=workers, known=known)
+
+
+def _counted(alive: list[dict[str, Any]], types: list[NodeType]) -> tuple[NodeType, ...]:
+    """The types with what is alive, as `ray.nodes()` tells it: a node of one of them is not counted beside it."""
     found = {each.name: each for each in types}
     others: dict[Any, list[Any]] = {}
     for node in alive:
         head = _HEAD in node["Resources"]
         resources = {name: amount for name, amount in node["Resources"].items() if not name.startswith(_OWN)}
         labels = {name: value for name, value in node.get("Labels", {}).items() if not name.startswith("ray.io/node-")}
-        kin = next((each for each in found.values() if not head and _alike(each, resources, labels)), None)
-        if kin is not None:  # what is alive may know more of itself than the file: its memory
-            found[kin.name] = NodeType(**{**vars(kin), "resources": {**resources, **kin.resources}})
+        kin = next((each for each in types if not head and _alike(each, resources, labels)), None)
+        if kin is not None:  # what is alive may know more of itself than the file: its memory, its GPU's kind
+            found[kin.name] = replace(kin, resources={**resources, **found[kin.name].resources})
             continue
         key = (head, tuple(sorted(resources.items())), tuple(sorted(labels.items())))
         others.setdefault(key, ["head" if head else "node", resources, labels, 0])[3] += 1
     there = [NodeType(name=name, resources=has, labels=labels, most=most) for name, has, labels, most in others.values()]
-    return Nodes(types=(*there, *found.values()), workers=workers, known=known)
+    return (*there, *found.values())
 
 
 def unseen(path: Path) -> list[str]:
@@ -80,7 +88,7 @@ def _there(path: str) -> bool:
 
 def _alike(kind: NodeType, resources: Mapping[str, float], labels: Mapping[str, str]) -> bool:
     """Whether a node is of a configured type: it has the same resources, as far as both speak of them."""
-    spoken = {name for name in (*kind.resources, *resources) if name != "memory"}
+    spoken = {*kind.resources, *(name for name in resources if not name.startswith(_FOUND))} - {"memory"}
     same = all(abs(kind.resources.get(name, 0.0) - resources.get(name, 0.0)) < _EPSILON for name in spoken)
     return same and all(labels.get(name) == value for name, value in kind.labels.items())
 

@@ -13,7 +13,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileCon
 
 from geobatch.actors import Hands
 from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
-from geobatch.nodes import _alike, brought, configured, types_of
+from geobatch.nodes import _alike, _counted, brought, configured, types_of
 from tests.river.cloud import autoscaling
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +106,35 @@ def test_a_node_that_lives_is_of_the_type_that_brought_it() -> None:
     assert not _alike(kind, {"CPU": 8.0, "GPU": 1.0}, {})
     assert not _alike(kind, {"CPU": 8.0}, {"market": "spot"})
     assert not _alike(kind, {"CPU": 8.0, "GPU": 1.0, "disk": 1.0}, {"market": "spot"})
+
+
+def living(address: str, **resources: float) -> dict[str, Any]:
+    """A node as `ray.nodes()` tells it."""
+    own = {f"node:{address}": 1.0, "object_store_memory": 8e9, "memory": 28e9}
+    labels = {"ray.io/node-id": address, "ray.io/accelerator-type": "x"}
+    return {
+        "Alive": True,
+        "Resources": {**own, **{name.replace("__", ":", 1): each for name, each in resources.items()}},
+        "Labels": labels,
+    }
+
+
+def test_nodes_that_live_are_not_counted_beside_the_group_that_brought_them() -> None:
+    """A group of KubeRay does not say what GPUs its nodes have, and may have several kinds of them."""
+    there = nodes_of(AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(kubernetes())))
+    types = [each for each in there.types if each.brought]
+    head = living("10.0.0.1", node____internal_head__=1)
+    gpus = [
+        living("10.0.0.2", CPU=7, GPU=1, accelerator_type__L4=1),
+        living("10.0.0.3", CPU=7, GPU=1, accelerator_type__A10G=1),
+    ]
+    counted = Nodes(types=_counted([head, *gpus, living("10.0.0.4", CPU=15)], types), workers=there.workers)
+    assert counted.total("GPU") == there.total("GPU") == 16 and counted.total("CPU") == there.total("CPU")
+    assert [each.name for each in counted.types] == ["head", *(each.name for each in types)]
+    for kind in ("L4", "A10G"):  # what lives can be asked for by name
+        assert settle([Hands(stage=Path, gpus=1, accelerator=kind).pool()], counted) == [1]
+    spoken = NodeType(name="l4", resources={"CPU": 7, "GPU": 1, "accelerator_type:L4": 1}, most=2, brought=True)
+    assert [each.most for each in _counted(gpus, [spoken])] == [1, 2]  # the other kind is none of these
 
 
 class Far:
