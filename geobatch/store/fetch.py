@@ -33,7 +33,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,7 +93,7 @@ class Remote:
             with _locked(folder):
                 if not _whole(folder):
                     _fetch(self, folder)
-        os.utime(_record(folder))
+        _told(self, folder)
         return str(folder / self.below) if self.below else str(folder)
 
     def outline(self) -> str:
@@ -148,7 +148,9 @@ def remote_of(path: str | Path) -> Remote | None:
         about = json.loads(_record(folders() / name).read_text())
     except (ValueError, OSError):
         return None
-    return Remote(about["uri"], about["digest"], StoreConfig(**about["store"]), "/".join(inside))
+    known = {each.name for each in fields(StoreConfig)}  # another release may have written it
+    store = StoreConfig(**{name: value for name, value in about["store"].items() if name in known})
+    return Remote(about["uri"], about["digest"], store, "/".join(inside))
 
 
 def absent(folder: Path) -> list[Piece]:
@@ -207,6 +209,16 @@ def _whole(folder: Path) -> bool:
         return False
     _write(record, {**about, "verified": time.time()})
     return True
+
+
+def _told(remote: Remote, folder: Path) -> None:
+    """Marks the record as used, and has it say where this run finds the folder: other nodes will be told by it."""
+    about, own = json.loads(_record(folder).read_text()), {"uri": remote.uri, "store": asdict(remote.store)}
+    if {**about, **own} == about:
+        os.utime(_record(folder))
+        return
+    with _locked(folder):
+        _write(_record(folder), {**json.loads(_record(folder).read_text()), **own})
 
 
 def _fetch(remote: Remote, folder: Path) -> None:

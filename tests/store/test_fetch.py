@@ -85,6 +85,25 @@ def test_it_is_fetched_once_and_is_the_bucket_s(uri: str, store: Store, cache: P
     assert Remote.of(store, uri + "x") is None
 
 
+def test_the_record_says_where_the_last_run_found_it_whoever_fetched_it(uri: str, store: Store, s3: S3Server) -> None:
+    """The same bytes in another bucket, reached otherwise: nodes of this run may see nothing of the first."""
+    first = remote(store, uri)
+    where = first.here()
+    copy = f"s3://{s3.bucket()}/copy"
+    for name, data in FILES.items():
+        store.put(f"{copy}/{name}", data)
+    second = dataclasses.replace(remote(store, copy), store=dataclasses.replace(store.config, attempts=2, profile="night"))
+    assert second.digest == first.digest and remote_of(where) == first
+    assert second.here() == where and remote_of(where) == second
+    record = Path(f"{where}.json")
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps({**about, "store": {**about["store"], "of_another_release": 1}}))
+    assert remote_of(where) == second
+    before = record.stat()
+    os.utime(record, (0, 0))
+    assert second.here() == where and record.stat().st_mtime >= before.st_mtime - 1  # used just now: others go first
+
+
 def test_markers_of_folders_are_passed_over_and_names_that_leave_are_refused(s3: S3Server, store: Store) -> None:
     where = f"s3://{s3.bucket()}/m"
     store.put(f"{where}/deep/", b"")
