@@ -4,10 +4,14 @@ A wrong driver, a half-loaded model, a library that decodes differently: all of 
 from the table. So the canary's images travel the run's own river, before all others and through the same actors; only Write
 treats them apart and puts them beside the run (`runs/RUN/aside`), never into the table.
 
-Their distances to the truth are compared, image by image (by SHA-256), with a record:
+Their distances to the truth are compared, image by image (by SHA-256; by name where it was not read), with a record:
 
 1. `canary.json` in the model's folder, if there is one: copy a run's there to make it the standard;
-2. else the output's own, which the first run with this canary, model and settings made (`OUTPUT/canary/`).
+2. else the output's own, which the first run with this canary, model and settings made (`OUTPUT/canary/`), if it could read
+   all of it.
+
+Where a bad canary stops the run it goes through alone, and the rest begins once it is judged: that costs the canary's minute,
+and no row of a bad machine gets into the table.
 
 An image that is rejected counts as half the Earth's circumference away. The canary is *worse* if both hold:
 
@@ -16,9 +20,7 @@ An image that is rejected counts as half the Earth's circumference away. The can
   `CHANCE` of the nights (a permutation test of the logarithms' signs, one-sided; exact up to 13 images, beyond of 9,999 draws).
 
 So one image that jumps across an ocean does not stop a night, and eight that each moved twice as far do. Seven images at least
-must be in both, or no night could ever reach the chance of 0.01; 20 to 50 are better.
-
-Not covered: a run with nothing to do looks at nothing.
+must be in both, or no night could ever reach the chance of 0.01; 20 to 50 are better. A run with nothing to do looks at none.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geobatch.actors import Slice
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import plan
 from geobatch.benchmark.truth import Truth, load_truth
@@ -43,7 +44,6 @@ from geobatch.geo.distance import EARTH_RADIUS_KM, haversine_km
 from geobatch.pipeline.folder import RECORD
 from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
-from geobatch.schema import REUSED
 from geobatch.sink import Run
 from geobatch.sink.record import TASK
 from geobatch.sink.write import aside_name
@@ -58,10 +58,14 @@ LEAST, MOST = 7, 1000
 #: What a rejected image counts as, in km.
 LOST_KM = float(np.pi * EARTH_RADIUS_KM)
 
+#: Reasons that say nothing of the machine; a night that has them makes no record.
+UNREAD = frozenset({"missing", "unreadable"})
+
+#: Passes that a canary whose verdict is waited for has to itself; if they all fail, the rest goes with it.
+ALONE = 3
+
 #: Raised by hand when the form of canary.json changes.
 VERSION = 1
-
-FILE = RECORD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +114,19 @@ class Canary(Onlooker):
         self._run: Run | None = None
         self._ends: dict[int, int] = {}
         self._slices: dict[int, set[int]] = {}
+        self._alone = 0
 
     def begin(self, run: Run, frozen: dict[str, Any]) -> None:
         """Takes up what an earlier driver of the run found."""
         self._run = run
-        if run.resumed:
-            try:
-                self.found = json.loads(run.store.get(run.at(FILE)))
-            except NotFound:
-                self.found = None
+        if run.resumed and run.store.exists(run.at(RECORD)):
+            self.found = json.loads(run.store.get(run.at(RECORD)))
+
+    def leading(self, tasks: list[pa.Table]) -> list[pa.Table]:
+        """What the next pass does: the canary before these tasks, or alone."""
+        mine = self.tasks()
+        self._alone += 1
+        return mine if mine and self.cage.stop and self._alone <= ALONE else [*mine, *tasks]
 
     def tasks(self) -> list[pa.Table]:
         """What goes through the river before everything else: shards numbered from -1 downwards; none once it is judged."""
@@ -159,7 +167,7 @@ class Canary(Onlooker):
                 say("warning: the run ended before its canary was through")
             return {"canary": None}
         if account.get("left") == "open" and self._run is not None:  # the next night's machine is judged by itself
-            self._run.store.delete([self._run.at(FILE)])
+            self._run.store.delete([self._run.at(RECORD)])
         return {"canary": {name: value for name, value in self.found.items() if name != "images"}}
 
     def _judge(self) -> None:
@@ -171,32 +179,22 @@ class Canary(Onlooker):
             raise UserError(_too_few(len(images), self.cage.truth))
         record, where = self._record(images)
         self.found = {"version": VERSION, "run": self._run.id, **judged(images, record), "record": where, "images": images}
-        self._run.store.put_if_absent(self._run.at(FILE), json.dumps(self.found, indent=1).encode())
+        self._run.store.put_if_absent(self._run.at(RECORD), json.dumps(self.found, indent=1).encode())
         say(("warning: the canary is worse: " if self.found["worse"] else "canary: ") + self.found["said"])
 
     def _record(self, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]] | None, str]:
         """The record's images, and where it lies; None where this run makes it."""
         assert self._run is not None
-        if self.cage.model is not None:
-            uri = join(self.cage.model, FILE)
-            try:
-                return _images(self.models.get(uri), uri), uri
-            except NotFound:
-                pass
-        digest = hashlib.sha256(json.dumps([self.cage.fingerprint, sorted(each["sha256"] for each in images)]).encode())
+        if self.cage.model is not None and self.models.exists(uri := join(self.cage.model, RECORD)):
+            return _images(self.models.get(uri), uri), uri
+        digest = hashlib.sha256(json.dumps([self.cage.fingerprint, sorted(each["image_id"] for each in images)]).encode())
         uri = join(self._run.output, "canary", f"{digest.hexdigest()[:20]}.json")
         made = {"version": VERSION, "run": self._run.id, "fingerprint": self.cage.fingerprint, "images": images}
+        if any(each["reason"] in UNREAD for each in images):
+            return (_images(self.output.get(uri), uri) if self.output.exists(uri) else None), uri
         if self.output.put_if_absent(uri, json.dumps(made, indent=1).encode()):
             return None, uri
         return _images(self.output.get(uri), uri), uri
-
-
-def computed(stage: Any, piece: Slice) -> pa.Table:
-    """Guard of `geobatch.sink.reuse.Reuse`: a canary whose bytes the table knows is looked at all the same."""
-    if piece.shard >= 0:
-        rows: pa.Table = stage(piece.rows)
-        return rows
-    return piece.rows.append_column(REUSED, pa.nulls(len(piece.rows), REUSED.type))
 
 
 def measured(rows: pa.Table, truth: Truth) -> list[dict[str, Any]]:
@@ -206,9 +204,7 @@ def measured(rows: pa.Table, truth: Truth) -> list[dict[str, Any]]:
     km = haversine_km(places["latitude"], places["longitude"], truth.latitude[at], truth.longitude[at])
     return [
         {
-            "image_id": row["image_id"],
-            "sha256": row["sha256"] or row["image_id"],
-            "reason": row["reason"],
+            **row,
             "distance_km": round(float(LOST_KM if row["reason"] or np.isnan(km[index]) else km[index]), 6),
         }
         for index, row in enumerate(rows.select(["image_id", "sha256", "reason"]).to_pylist())
@@ -223,27 +219,41 @@ def judged(images: list[dict[str, Any]], record: list[dict[str, Any]] | None) ->
         "worse", "ratio", "chance" (null without a record), "compared" (images), "median_km", "rejected", and
         "said", a sentence.
     """
-    ours = {each["sha256"]: each["distance_km"] for each in images}
-    median = float(np.median(list(ours.values())))
+    median = float(np.median([each["distance_km"] for each in images]))
     told = {"median_km": round(median, 3), "rejected": sum(each["reason"] is not None for each in images)}
     if record is None:
-        said = f"{len(ours)} images, half of them within {median:,.1f} km; this is the record for later runs"
+        unread = sum(each["reason"] in UNREAD for each in images)
+        kept = f"{unread} could not be read, so this is no record" if unread else "this is the record for later runs"
+        said = f"{len(images)} images, half of them within {median:,.1f} km; {kept}"
         return {"worse": False, "ratio": None, "chance": None, "compared": 0, **told, "said": said}
-    theirs = {each["sha256"]: each["distance_km"] for each in record}
-    both = sorted(ours.keys() & theirs.keys())
+    both = _both(images, record)
     if len(both) < LEAST:
         raise UserError(
             f"the canary has {len(both)} images in common with its record; give the images of the record, or remove the record"
         )
-    grown = np.log([ours[each] + 1 for each in both]) - np.log([theirs[each] + 1 for each in both])
+    grown = np.log(np.array(both) + 1) @ [1, -1]
     ratio, chance = float(np.exp(grown.mean())), _chance(grown)
     worse = ratio >= RATIO and chance < CHANCE
-    before = float(np.median([theirs[each] for each in both]))
+    before = float(np.median([theirs for _, theirs in both]))
     said = (
         f"{len(both)} images, half of them within {median:,.1f} km (record: {before:,.1f} km); "
         f"distances are {ratio:.2f} times the record's, chance alone makes so bad a night {chance:.2g} of the time"
     )
     return {"worse": worse, "ratio": round(ratio, 4), "chance": round(chance, 6), "compared": len(both), **told, "said": said}
+
+
+def _both(images: list[dict[str, Any]], record: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Distances of the images that are in both, ours and the record's; bytes that are there twice count once."""
+    bytes_ = {each["sha256"]: each["distance_km"] for each in record if each["sha256"]}
+    names = {each["image_id"]: each for each in record}
+    found: dict[str, tuple[float, float]] = {}
+    for each in images:
+        named = names.get(each["image_id"])
+        if each["sha256"] in bytes_:
+            found[each["sha256"]] = each["distance_km"], bytes_[each["sha256"]]
+        elif named is not None and not (each["sha256"] and named["sha256"]):
+            found[named["sha256"] or each["image_id"]] = each["distance_km"], named["distance_km"]
+    return [found[each] for each in sorted(found)]
 
 
 def _chance(grown: np.ndarray) -> float:
@@ -278,7 +288,10 @@ def _too_few(known: int, truth: str) -> str:
 def _images(data: bytes, uri: str) -> list[dict[str, Any]]:
     try:
         told: Mapping[str, Any] = json.loads(data)
-        images = [{"sha256": str(each["sha256"]), "distance_km": float(each["distance_km"])} for each in told["images"]]
+        images = [
+            {"image_id": each.get("image_id"), "sha256": each["sha256"], "distance_km": float(each["distance_km"])}
+            for each in told["images"]
+        ]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{uri} is no record of a canary; remove it, or put a run's canary.json there") from None
     if told.get("version") != VERSION:

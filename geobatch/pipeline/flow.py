@@ -23,11 +23,11 @@ import pyarrow as pa
 import ray
 
 from geobatch.access import submission
-from geobatch.actors import Hands, join_cluster, run_river, settled, start
+from geobatch.actors import Hands, Slice, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, MachineError, UserError
-from geobatch.pipeline.canary import Canary, computed
+from geobatch.pipeline.canary import Canary
 from geobatch.pipeline.causes import in_a_line, users_fault
 from geobatch.pipeline.drain import Drain, gate_of
 from geobatch.pipeline.frozen import Wanted, freeze
@@ -35,6 +35,7 @@ from geobatch.pipeline.narrow import guarded, ledger_of
 from geobatch.pipeline.stages import applied
 from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
+from geobatch.schema import REUSED
 from geobatch.service import Service, serving
 from geobatch.sink import Run, Stamp, Write, open_run
 from geobatch.sink.lease import Lease
@@ -184,7 +185,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             ledger.start()  # who asks first would own it, and an actor takes what it owns with it
             river = settled(river)
             if job.canary is not None:
-                tasks = [*job.canary.tasks(), *tasks]
+                tasks = job.canary.leading(tasks)
             try:
                 with Progress(job.what, images, done=before) as progress:
                     reason = _pass(tasks, river, lease, watching, progress)
@@ -217,6 +218,14 @@ def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, A
         made = {"output": job.output, "folder": run.at(), "index": index, "store": job.store}
         stages.insert(0, Hands(stage=Reuse, make=made, workers=readers, cpus=0.5, guard=computed))
     return applied([read, *stages, write], job.stages)
+
+
+def computed(stage: Any, piece: Slice) -> pa.Table:
+    """Guard of `geobatch.sink.reuse.Reuse`: a canary whose bytes the table knows is looked at all the same."""
+    if piece.shard >= 0:
+        rows: pa.Table = stage(piece.rows)
+        return rows
+    return piece.rows.append_column(REUSED, pa.nulls(len(piece.rows), REUSED.type))
 
 
 def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Watching, progress: Progress) -> str | None:

@@ -53,7 +53,7 @@ class Night:
     canary_truth: str | None = None
     """CSV or Parquet of where the canary's images were taken."""
     canary_stop: bool = False
-    """End the run when the canary is worse than its record; else it is only said."""
+    """End the run when the canary is worse than its record, which is waited for before anything else; else it is only said."""
 
     def __post_init__(self) -> None:
         """Refuses what does not go together, before anything starts."""

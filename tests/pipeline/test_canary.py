@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from geobatch.actors import Slice
 from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
-from geobatch.pipeline.canary import CHANCE, LEAST, LOST_KM, RATIO, Cage, Canary, computed, judged, measured
+from geobatch.pipeline.canary import CHANCE, LEAST, LOST_KM, RATIO, Cage, Canary, judged, measured
+from geobatch.pipeline.flow import computed
 from geobatch.schema import REUSED
 from geobatch.sink import Run
 from geobatch.sink.rows import Stamp
@@ -96,8 +97,10 @@ def a_run(folder: Path, number: int = 1, resumed: bool = False) -> Run:
     return Run(store=Store(), output=str(folder / "out"), id=f"{number:06d}", record={}, resumed=resumed)
 
 
-def flown(cage: Cage, run: Run, off: float, reject: tuple[int, ...] = ()) -> Canary:
-    """A canary whose images went through a river that places each `off` degrees north of the truth."""
+def flown(cage: Cage, run: Run, off: float, reject: tuple[int, ...] = (), reason: str = "broken", read: bool = True) -> Canary:
+    """A canary whose images went through a river that places each `off` degrees north of the truth; what is rejected was read
+    before, or not.
+    """
     canary = Canary(cage, Store(), Store(), Store())
     canary.begin(run, {})
     write = Write(run.output, Stamp(run=run.id, method="geotoken", model="f"), StoreConfig())
@@ -110,8 +113,8 @@ def flown(cage: Cage, run: Run, off: float, reject: tuple[int, ...] = ()) -> Can
         for column, values in {
             "latitude": [number + off for number in numbers],
             "longitude": [2.0 * number for number in numbers],
-            "sha256": [f"{number:064x}" for number in numbers],
-            "reason": ["broken" if number in reject else None for number in numbers],
+            "sha256": [None if number in reject and not read else f"{number:064x}" for number in numbers],
+            "reason": [reason if number in reject else None for number in numbers],
             "stage": ["decode" if number in reject else None for number in numbers],
         }.items():
             field = rows.schema.field(column)
@@ -144,6 +147,55 @@ def test_the_first_run_makes_the_record_and_the_next_is_held_to_it(
     again = Canary(cage, Store(), Store(), Store())
     again.begin(a_run(tmp_path, 3, resumed=True), {})
     assert again.tasks() == [] and again.enough() == worse.enough()
+
+
+def test_an_image_without_bytes_is_known_by_its_name(cage: Cage, tmp_path: Path) -> None:
+    first = flown(cage, a_run(tmp_path), off=0.1, reject=(3,), read=False)  # rejected before its bytes were hashed
+    assert first.found is not None and first.found["ratio"] is None and len(list((tmp_path / "out/canary").iterdir())) == 1
+    same = flown(cage, a_run(tmp_path, 2), off=0.1)
+    assert same.found is not None and (same.found["compared"], same.found["worse"]) == (10, False) and same.found["ratio"] < 1
+    lost = flown(cage, a_run(tmp_path, 3), off=0.1, reject=tuple(range(9)), read=False)
+    assert lost.found is not None and (lost.found["compared"], lost.found["worse"]) == (10, True)
+    assert len(list((tmp_path / "out/canary").iterdir())) == 1  # the same record, whatever was rejected
+    listed = json.loads((tmp_path / "out/runs/000003/canary.json").read_text())["images"]
+    assert sum(each["sha256"] is None for each in listed) == 9
+    # Held to a model's record without names, only bytes tell.
+    (tmp_path / "model").mkdir()
+    strict = [{"sha256": f"{number:064x}", "distance_km": 11.0} for number in range(10)]
+    (tmp_path / "model/canary.json").write_text(json.dumps({"version": 1, "images": strict}))
+    by_bytes = flown(cage, a_run(tmp_path, 4), off=0.1, reject=(3,), read=False)
+    assert by_bytes.found is not None and by_bytes.found["compared"] == 9
+
+
+def test_a_night_that_could_not_read_its_canary_makes_no_record(
+    cage: Cage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = flown(cage, a_run(tmp_path), off=0.1, reject=(3, 4), reason="unreadable", read=False).found
+    assert found is not None and not found["worse"] and found["compared"] == 0
+    assert "2 could not be read, so this is no record" in capsys.readouterr().out
+    assert not (tmp_path / "out/canary").exists()
+    flown(cage, a_run(tmp_path, 2), off=0.1)  # makes it
+    found = flown(cage, a_run(tmp_path, 3), off=0.1, reject=(3, 4), reason="unreadable", read=False).found
+    assert found is not None and found["compared"] == 10 and found["ratio"] > 1
+
+
+def test_who_may_stop_the_run_goes_alone_until_judged(cage: Cage, tmp_path: Path) -> None:
+    rest = [pa.table({"shard": [0]})]
+    canary = Canary(cage, Store(), Store(), Store())
+    canary.begin(a_run(tmp_path), {})
+    assert [len(canary.leading(rest)) for _ in range(4)] == [3, 3, 3, 4]  # passes that failed; then the rest with it
+    assert flown(cage, a_run(tmp_path), off=0.1).leading(rest) == rest
+    beside = Canary(replace(cage, stop=False), Store(), Store(), Store())
+    beside.begin(a_run(tmp_path, 2), {})
+    assert len(beside.leading(rest)) == 4
+
+
+def test_the_next_night_of_a_run_that_stays_open_judges_its_own_machine(cage: Cage, tmp_path: Path) -> None:
+    night = flown(cage, a_run(tmp_path), off=0.1)
+    assert night.end({"shards": 5, "left": "open"})["canary"]["worse"] is False
+    again = Canary(cage, Store(), Store(), Store())
+    again.begin(a_run(tmp_path, resumed=True), {})
+    assert len(again.tasks()) == 3
 
 
 def test_the_models_own_record_goes_first(cage: Cage, tmp_path: Path) -> None:
