@@ -53,12 +53,14 @@ class Planned(NamedTuple):
         listed: objects met, and members of zips.
         skipped: of those, passed over by name (or, in a manifest, named again).
         known: of those, passed over because `known` said so.
+        empty: (uri, etag) of zips and Parquet files, opened since the last piece, that hold no image and so have no shard.
     """
 
     table: pa.Table
     listed: int
     skipped: int
     known: int
+    empty: tuple[tuple[str, str | None], ...] = ()
 
 
 class _Row(NamedTuple):
@@ -132,13 +134,15 @@ class _Planner:
         self._probed = False
         self.listed = self.skipped = self.known = 0
         self.complaint = ""
+        self._empty: list[tuple[str, str | None]] = []
 
     def report(self, rows: list[_Row], sizes: list[int], first: int) -> Planned:
         """The rows as a table, their shards of these sizes numbered from `first`."""
         shards = [first + index for index, size in enumerate(sizes) for _ in range(size)]
         columns = [shards, *(list(column) for column in zip(*rows, strict=True))] if rows else [[] for _ in PLAN]
         table = pa.table([pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)], schema=PLAN)
-        return Planned(table, self.listed, self.skipped, self.known)
+        empty, self._empty = tuple(self._empty), []
+        return Planned(table, self.listed, self.skipped, self.known, empty)
 
     def shards(self) -> Iterator[list[_Row]]:
         """The rows of each shard; an empty list after each page, so that counts can be reported."""
@@ -181,8 +185,13 @@ class _Planner:
         if kind in _UNSEEN:
             yield [_Row(kind, None, found.uri, found.etag, found.size, None)]
             return
+        empty = True
         try:
-            yield from self._zip(found) if kind == "zip" else self._parquet(found)
+            for shard in self._zip(found) if kind == "zip" else self._parquet(found):
+                empty = False
+                yield shard
+            if empty:
+                self._empty.append((found.uri, found.etag))
         except ALONE:
             # Gone, replaced, forbidden or withheld since it was listed: the reader will meet the same and say so in a row.
             yield [_Row(kind, escaped(found.uri), found.uri, found.etag, found.size, None)]

@@ -29,6 +29,9 @@ from geobatch.sink.held import Held
 from geobatch.sink.reuse import Index
 from geobatch.store import Store, split
 
+#: Containers without an image that one run notes for the next; what is more is opened again, and noted then.
+_EMPTY = 100_000
+
 #: Share of what the table holds of an archive that may be gone at once before it is said as a warning.
 _MANY = 0.5
 
@@ -62,6 +65,9 @@ def freeze(
 ) -> dict[str, Any] | None:
     """Lists the archive into the run's frozen plan; None if nothing in it is new, and nothing in the table is gone.
 
+    Containers that were opened and hold no image are work done: the run publishes their names, if nothing else, and the next
+    one knows them.
+
     Args:
         run: whose record is written once there is something to do.
         archive: what is listed.
@@ -74,11 +80,11 @@ def freeze(
         UserError: nothing is there, or nothing of what the table holds; it may not be read.
     """
     known = _Known(store, archive, table, wanted or Wanted(), marks=wanted is not None) if table is not None else None
-    counts: dict[str, Any] = {"listed": 0, "skipped": 0, "known": 0, "images": 0}
+    counts: dict[str, Any] = {"listed": 0, "skipped": 0, "known": 0, "images": 0, "empty": []}
     with Progress("listed", unit="objects") as progress:
         stream = _tables(run, archive, store, source or store, known, counts, progress)
         first = next(stream, None)
-        if first is None and known is not None and not (counts.get("vanished") or counts.get("returned")):
+        if first is None and known is not None and not (counts.get("vanished") or counts.get("returned") or counts["empty"]):
             if run.resumed:  # its driver died while it listed, and what it had met is gone
                 _abandon(run)
             return None
@@ -129,6 +135,10 @@ def _tables(
     for planned in plan(source, archive, *asked, may_be_empty=known is not None and known.marks and len(known.held) > 0):
         counts["images"] += len(planned.table)
         counts.update(skipped=planned.skipped, known=planned.known)
+        empty = planned.empty[: _EMPTY - len(counts["empty"])]
+        counts["empty"] += empty
+        if held is not None and empty:  # what they held before goes
+            held.planned([uri for uri, _ in empty])
         progress.add(planned.listed - counts["listed"])
         counts["listed"] = planned.listed
         if len(planned.table):

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,8 @@ def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
         whole = Keys()
         if touched is None or touched or empty or before:
             without = {*partial}
-            whole = Keys((uri,) for uri in _uris(store, end, finished=True) if uri not in without)
+            done = chain((uri for uri, _ in end.plan.get("empty", ())), _uris(store, end, finished=True))
+            whole = Keys((uri,) for uri in done if uri not in without)
         kept = superseding(store, old, whole, _images(store, old.output, end, partial), touched)
         empty = [each for each, again in zip(empty, whole.holds((each[0],) for each in empty), strict=True) if not again]
         before = [uri for uri, again in zip(before, whole.holds((uri,) for uri in before), strict=True) if not again]
@@ -92,7 +94,7 @@ def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
         "method": end.record["method"],
         "parts": parts,
         "rows": sum(map(live_rows, parts)),
-        "empty_sources": empty + _empty(store, end, partial),
+        "empty_sources": empty + [list(each) for each in end.plan.get("empty", ())] + _empty(store, end, partial),
         "partial_sources": sorted({*before, *partial}),
         "deleted": end.plan.get("deleted", [] if old is None else old.record.get("deleted", [])),
         "ended": end.ended,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_everything_below_one_prefix(tmp_path: Path) -> None:
     mixed(tmp_path)
     config = ArchiveConfig(uri=str(tmp_path))
     pieces = list(plan(STORE, config))
-    assert [piece[1:] for piece in pieces] == [(8 + 3, 3, 0)]  # eight files and three members of a zip; three no images
+    assert [piece[1:4] for piece in pieces] == [(8 + 3, 3, 0)]  # eight files and three members of a zip; three no images
     kinds = [shard["kind"].to_pylist() for shard in shards(STORE, config)]
     assert kinds == [["tar"], ["zip"] * 2, ["parquet"] * 3, ["tar"], ["object"] * 2]
     assert list(fates(rows(STORE, config))) == [
@@ -139,7 +140,7 @@ def test_what_is_known_is_left_out_and_counted(tmp_path: Path) -> None:
         asked.append(len(pairs))
         return [pair in before for pair in pairs]
 
-    assert [(len(piece.table), *piece[1:]) for piece in plan(STORE, config, known)] == [(0, 8, 2, 6)]
+    assert [(len(piece.table), *piece[1:4]) for piece in plan(STORE, config, known)] == [(0, 8, 2, 6)]
     put(tmp_path, "a.jpg", b"new bytes")
     put(tmp_path, "c.zip", make.zipped(make.images(["3.jpg"])))
     put(tmp_path, "new.jpg", b"x")
@@ -204,6 +205,19 @@ def test_a_long_listing_of_known_objects_is_reported_on_the_way() -> None:
     assert [(len(each.table), each.listed, each.known) for each in reports] == [
         (0, 50_000, 50_000), (0, 100_000, 100_000), (0, 120_000, 120_000),
     ]  # fmt: skip
+
+
+def test_containers_without_an_image_are_named_and_others_are_not(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", b"x")
+    put(tmp_path, "damaged.zip", b"PK\x03\x04 and no more")
+    put(tmp_path, "full.zip", make.zipped(make.images(["1.jpg"])))
+    put(tmp_path, "notes.zip", make.zipped([("notes.txt", b"n")]))
+    put(tmp_path, "none.zip", make.zipped([]))
+    pq.write_table(pa.table({"name": ["a.jpg"], "latitude": [1.0]}), tmp_path / "labels.parquet")
+    pieces = list(plan(STORE, ArchiveConfig(uri=str(tmp_path))))
+    empty = [each for piece in pieces for each in piece.empty]
+    assert [uri.rpartition("/")[2] for uri, _ in empty] == ["labels.parquet", "none.zip", "notes.zip"]
+    assert all(etag for _, etag in empty) and not {uri for uri, _ in empty} & {*pieces[-1].table["uri"].to_pylist()}
 
 
 MILLION = """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from geobatch.errors import REASONS, UserError
@@ -191,3 +195,44 @@ def test_a_run_that_is_refused_while_listing_stands_in_nobody_s_way(archive: Pat
     assert done is not None and done["read"] == 1
     done, seen = night(archive, out, Wanted(emptied=True))
     assert done is not None and done["read"] == len(seen) == 1 and done["vanished"] == 4
+
+
+def test_containers_without_images_are_opened_once(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    night(archive, out)
+    opened: list[str] = []
+    seekable = Store.seekable
+    monkeypatch.setattr(Store, "seekable", lambda self, uri, *rest, **named: (
+        opened.append(uri.rpartition("/")[2]), seekable(self, uri, *rest, **named))[1])  # fmt: skip
+    pq.write_table(pa.table({"name": ["a.jpg"], "latitude": [1.0]}), archive / "labels.parquet")
+    (archive / "z.zip").write_bytes(zip_of({"notes.txt": b"n"}))
+    done, seen = night(archive, out)
+    assert done is not None and (done["run"], done["read"], seen) == ("000002", 0, [])
+    assert {*opened} >= {"labels.parquet", "z.zip"}
+    opened.clear()
+    assert night(archive, out) == (None, []) and not {*opened} & {"labels.parquet", "z.zip"}
+    (archive / "z.zip").write_bytes(zip_of({"notes.txt": b"n", "1.jpg": b"Z"}))
+    done, seen = night(archive, out)
+    assert done is not None and done["read"] == len(seen) == 1 and "z.zip#1.jpg" in rows_of(out)
+    assert empties(out) == ["labels.parquet"]
+    (archive / "z.zip").write_bytes(zip_of({"other.txt": b"its image is gone"}))
+    done, _ = night(archive, out)
+    assert done is not None and done["read"] == 0 and "z.zip#1.jpg" not in rows_of(out)
+    assert empties(out) == ["labels.parquet", "z.zip"] and len(rows_of(out)) == 6
+    assert night(archive, out, Wanted(everything=True))[0] is not None and empties(out) == ["labels.parquet", "z.zip"]
+    assert night(archive, out) == (None, [])
+
+
+def empties(out: Path) -> list[str]:
+    """Names of the containers that the table knows to hold no image."""
+    table = latest(Store(), str(out))
+    assert table is not None
+    return sorted(uri.rpartition("/")[2] for uri, _ in table.record["empty_sources"])
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return data.getvalue()
