@@ -102,13 +102,20 @@ class S3:
 
     def _page(self, place: Place, ask: dict[str, Any], after: str | None) -> Any:
         """One page; a token that the store no longer knows is replaced by the last key it gave."""
+
+        def listed(client: S3Client) -> Any:
+            page = client.list_objects_v2(**ask)
+            if "IsTruncated" not in page:  # every listing says it; an empty or foreign body would pass for an empty end
+                raise ConnectionError("the answer is no listing")
+            return page
+
         try:
-            return self._persist(place.uri, lambda client: client.list_objects_v2(**ask))
+            return self._persist(place.uri, listed)
         except Withheld:
             if "ContinuationToken" not in ask or after is None:
                 raise
-        ask = {name: value for name, value in ask.items() if name != "ContinuationToken"}
-        return self._persist(place.uri, lambda client: client.list_objects_v2(**ask, StartAfter=after))
+        ask = {name: value for name, value in {**ask, "StartAfter": after}.items() if name != "ContinuationToken"}
+        return self._persist(place.uri, listed)
 
     def head(self, place: Place) -> Object | None:
         """Size and etag, or None if nothing is there."""

@@ -49,6 +49,21 @@ def test_faults_beyond_the_attempts_are_the_machines_error(faulty: tuple[Store, 
     assert isinstance(answers[0], Withheld)
 
 
+FOREIGN = b'<?xml version="1.0"?><html><body>Back soon</body></html>'
+
+
+@pytest.mark.parametrize("answer", [b"", FOREIGN, b'<?xml version="1.0"?><ListBucketResult></ListBucketResult>'])
+def test_an_answer_that_is_no_listing_is_not_its_end(faulty: tuple[Store, FaultyProxy, str], answer: bytes) -> None:
+    store, proxy, uri = faulty
+    answers = iter([answer, answer])
+    proxy.instead = lambda *_: next(answers, None)
+    assert [each.uri for page in store.objects(uri[:-2]) for each in page] == [uri]
+    assert len(proxy.requests) == 3
+    proxy.instead = lambda *_: answer
+    with pytest.raises(Unreadable, match=r"failed 5 times.*no listing"):
+        list(store.objects(uri[:-2]))
+
+
 def test_a_stream_goes_on_where_it_broke(faulty: tuple[Store, FaultyProxy, str]) -> None:
     store, proxy, uri = faulty
     proxy.faults.extend(["cut", "reset", "cut"])
