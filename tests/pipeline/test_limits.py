@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,22 @@ def test_a_budget_ends_when_it_is_spent() -> None:
     assert budget.enough() is None
     purse.usd = 2.5
     assert budget.enough() == "cost: 2.50 USD of 2.50 are spent"
+
+
+def test_a_run_that_a_budget_left_open_has_another_from_there(tmp_path: Path) -> None:
+    purse = Purse()
+    run = Run(store=Store(), output=str(tmp_path), id="000001", record={"started": "now"}, resumed=True)
+    purse.usd = 2.6  # earlier drivers' included
+    crashed = Budget(purse, 2.5)
+    crashed.begin(run, frozen(1))
+    assert crashed.enough() is not None
+    left = run.leave(frozen(1), "cost: 2.60 USD of 2.50 are spent", lambda account: {"usd": 2.6})
+    assert left["left"] == "open" and left["unfinished"] == 1
+    second = Budget(purse, 2.5)
+    second.begin(run, frozen(1))
+    assert second.enough() is None
+    purse.usd = 5.1
+    assert second.enough() == "cost: 5.10 USD of 5.10 are spent"
 
 
 def test_a_budget_without_a_price_is_refused_at_once_and_ends_in_order_later() -> None:
