@@ -27,8 +27,11 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from geobatch.actors import settings
+from geobatch.engine.gallery.record import RECORD
+from geobatch.methods.geotoken.locate import NETWORK, river
 from geobatch.pipeline.geolocate import GeolocateBucket
 from geobatch.pipeline.submit import Submit, split_command
+from tests.methods.geotoken.tiny import model_of
 
 ROOT = Path(__file__).parent.parent
 Document = dict[str, Any]
@@ -296,8 +299,13 @@ def test_a_spoiled_manifest_is_found(what: str) -> None:
         check_manifest(document)
 
 
-def test_what_they_run_is_what_the_jobs_take() -> None:
-    """The manifest's command, and the one that the launcher's file tells to type: a submission and what it submits."""
+def test_what_they_run_is_what_the_jobs_take(tmp_path: Path) -> None:
+    """The manifest's command, and the one that the launcher's file tells to type: a submission and what it submits.
+
+    Both ask for GPUs, and a network that was given some computes there.
+    """
+    model_of().save(tmp_path / "model" / NETWORK)
+    (tmp_path / RECORD).write_text('{"fingerprint": "f"}')
     script = shlex.split(_job(manifest())["entrypoint"])
     assert script[:2] == ["bash", "-c"]
     nightly = re.search(r"do (python jobs/\S+ .*?);", script[2])
@@ -311,6 +319,8 @@ def test_what_they_run_is_what_the_jobs_take() -> None:
         assert words[:2] == ["python", "jobs/geolocate_bucket.py"]
         config = tyro.cli(GeolocateBucket, args=words[2:])
         assert all(each.startswith("s3://") for each in (config.archive, config.output, config.model))
+        stages = {each.stage.__name__: each for each in river(tmp_path / "model", tmp_path, config.geotoken, workers=2)}
+        assert [(each.gpus, each.make["device"]) for each in (stages["Embed"], stages["Sample"])] == [(0.5, "cuda")] * 2
 
 
 def test_what_is_mounted_into_the_container_is_made_on_the_node() -> None:
