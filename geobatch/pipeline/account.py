@@ -32,7 +32,7 @@ from typing import Any
 
 from geobatch import metrics
 from geobatch.actors import Hands
-from geobatch.errors import GeobatchError, UserError
+from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.machines import LOOK_SECONDS, Hours, Node, nodes
 from geobatch.pipeline.prices import HERE, Prices
 from geobatch.pipeline.watch import Onlooker
@@ -41,6 +41,8 @@ from geobatch.sink import Run
 
 #: Seconds between two saved accounts.
 SAVE_SECONDS = 60.0
+#: Seconds for which what earlier drivers of a run spent counts toward its budget: a night, not the night before.
+RECENT = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ class Account(Onlooker):
         self.prices, self.look, self.clock, self.look_seconds = prices, look or (lambda: nodes(address)), clock, look_seconds
         self._run: Run | None = None
         self._hours, self._workers = Hours(), Counter[str]()
-        self._earlier = Spent(0.0, {}, {})
+        self._earlier = self._recent = Spent(0.0, {}, {})
         self._name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
         self._started = self._saved = 0.0
-        self._passes, self._ended = 0, False
+        self._passes, self._failed, self._ended = 0, 0, False
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -100,7 +102,7 @@ class Account(Onlooker):
         """Adds what earlier drivers of the run wrote, and starts to look at the machines."""
         self._run = run
         if run.resumed:
-            self._earlier = spent(run)
+            self._earlier, self._recent = spent(run), spent(run, time.time() - RECENT)
         self._started = self._saved = self.clock()
         self.sample()
         self._thread = threading.Thread(target=self._looking, name="account", daemon=True)
@@ -108,7 +110,6 @@ class Account(Onlooker):
 
     def river(self, hands: list[Hands]) -> None:
         """Takes down how many hands each stage has."""
-        self._workers.update({each.stage.__name__: 0 for each in hands})
         for each in hands:
             self._workers[each.stage.__name__] = max(1, each.workers) * max(1, each.at_once)
         self._passes += 1
@@ -138,12 +139,16 @@ class Account(Onlooker):
     # What is asked
 
     def cost_so_far(self) -> float:
-        """USD since the run began, this driver's and earlier ones'.
+        """USD of this driver, and of what earlier ones of the run spent in the `RECENT` seconds before it.
 
         Raises:
             UserError: the price of a machine is not known.
+            MachineError: no look at the cluster ever succeeded.
         """
-        usd, unpriced = costs(self.spent().machines, self.prices)
+        if self._failed and not self._hours.seconds:
+            raise MachineError(f"the cluster does not say what nodes it has, {self._failed} times asked; look at its head")
+        with self._lock:
+            usd, unpriced = costs((self._recent + Spent(0.0, self._hours.seconds, {})).machines, self.prices)
         if usd is None:
             raise UserError(f"nobody knows what {unpriced[0]!r} costs an hour; name it in a file of --prices")
         return usd
@@ -164,6 +169,9 @@ class Account(Onlooker):
         try:
             there = {node.id: self.prices.kind(node.names) for node in self.look()}
         except Exception:  # noqa: BLE001  an account is no reason to end a run
+            there = {}
+        if not there:
+            self._failed += 1
             return
         with self._lock:
             self._hours.look(self.clock(), there)
@@ -188,13 +196,16 @@ class Account(Onlooker):
                     self.save()
 
 
-def spent(run: Run) -> Spent:
-    """What all drivers of a run have written down, in the order they began."""
+def spent(run: Run, since: float = 0.0) -> Spent:
+    """What all drivers of a run have written down, in the order they began; `since`: that part of it, in Unix seconds."""
     uris = sorted(item.uri for page in run.store.objects(run.at("account")) for item in page)
     total = Spent(0.0, {}, {})
     for uri in uris:
         record = json.loads(run.store.get(uri))
-        total += Spent(record["wall_seconds"], record["machine_seconds"], record["workers"])
+        wall, began = record["wall_seconds"], int(uri.rsplit("/", 1)[-1].split("-")[0]) / 1e9
+        share = min(1.0, max(0.0, (began + wall - since) / wall)) if wall > 0 else 1.0
+        machines = {kind: seconds * share for kind, seconds in record["machine_seconds"].items()}
+        total += Spent(wall * share, machines, record["workers"])
     return total
 
 
@@ -212,6 +223,7 @@ def reckoned(account: Mapping[str, Any], spent: Spent, prices: Prices) -> dict[s
     read, busy = account["read"], account["seconds"]
     stages = {stage: _stage(seconds, spent.workers.get(stage, 1), read, spent.wall) for stage, seconds in busy.items()}
     usd, unpriced = costs(spent.machines, prices)
+    usd = None if spent.wall > 0 and not spent.machines else usd  # nobody ever said what there was
     return {
         "wall_seconds": round(spent.wall, 2),
         "images_a_second": _rate(read, spent.wall),
@@ -236,11 +248,7 @@ def _stage(seconds: float, workers: int, read: int, wall: float) -> dict[str, An
 
 def _machine(seconds: float, price: float | None) -> dict[str, Any]:
     hours = seconds / 3600
-    return {
-        "hours": round(hours, 4),
-        "usd_an_hour": price,
-        "usd": None if price is None else round(hours * price, 4),
-    }
+    return {"hours": round(hours, 4), "usd_an_hour": price, "usd": None if price is None else round(hours * price, 4)}
 
 
 def _rate(images: int, seconds: float) -> float | None:
@@ -263,7 +271,9 @@ def table(account: Mapping[str, Any]) -> list[str]:
     for kind, told in account["machines"].items():
         price = "its price is not known" if told["usd"] is None else f"{told['usd']:,.2f} USD"
         lines.append(f"  {told['hours']:,.2f} h of {kind}: {price}")
-    if account["usd"] is None:
+    if account["usd"] is None and not account["machines"]:
+        lines.append("cost: not known; the cluster did not say what nodes it had")
+    elif account["usd"] is None:
         lines.append(f"cost: not known; name the price of {', '.join(account['unpriced'])} in a file of --prices")
     else:
         million = "" if account["usd_a_million"] is None else f", {account['usd_a_million']:,.2f} USD a million images"

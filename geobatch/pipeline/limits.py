@@ -14,24 +14,28 @@ among the first of an archive does not stop a large one.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
-from geobatch.errors import UserError
+from geobatch.errors import MachineError, UserError
 from geobatch.pipeline.watch import Onlooker
 from geobatch.sink import Run
 from geobatch.sink.record import WHOLE
 
 #: Images that must have been read before their share says anything of the rest.
 LEAST = 1000
+#: Seconds for which a run with a budget goes on while nobody can say what it costs.
+SILENCE = 600.0
 
 
 class Costs(Protocol):
     """Who knows what a run has cost."""
 
     def cost_so_far(self) -> float:
-        """USD since the run began; a UserError where a price is not known."""
+        """USD so far; a UserError where a price is not known, a MachineError where nobody can say what machines there are."""
 
 
 class Budget(Onlooker):
@@ -40,18 +44,22 @@ class Budget(Onlooker):
     Args:
         account: is asked; must be among the watches before this one.
         usd: what the run may cost.
+        clock: seconds; for tests.
     """
 
-    def __init__(self, account: Costs, usd: float) -> None:
-        self.account, self.usd = account, usd
+    def __init__(self, account: Costs, usd: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.account, self.usd, self.clock = account, usd, clock
+        self._began, self._before = clock(), 0.0
 
     def begin(self, run: Run, frozen: dict[str, Any]) -> None:
         """Refuses a budget that nobody could keep, since a price is missing. A run that the last budget left open has a new one
         from there on.
         """
-        self.account.cost_so_far()
+        self._began = self.clock()
+        with suppress(MachineError):  # a cluster that is silent is asked again
+            self._before = self.account.cost_so_far()
         if run.resumed and (left := run.left()) is not None:
-            self.usd += left.get("usd") or 0.0
+            self.usd += min(left.get("usd") or 0.0, self._before)
 
     def enough(self) -> str | None:
         """See `Watch`."""
@@ -59,7 +67,10 @@ class Budget(Onlooker):
             cost = self.account.cost_so_far()
         except UserError as error:  # a node came whose price nobody named: better ended than spent blindly
             return f"cost: {error}"
-        return f"cost: {cost:,.2f} USD of {self.usd:,.2f} are spent" if cost >= self.usd else None
+        except MachineError as error:
+            return f"cost: {error}" if self.clock() - self._began >= SILENCE else None
+        earlier = f", {self._before:,.2f} of it by earlier drivers" if self._before >= 0.005 else ""
+        return f"cost: {cost:,.2f} USD of {self.usd:,.2f} are spent{earlier}" if cost >= self.usd else None
 
 
 class Rejections(Onlooker):

@@ -11,7 +11,8 @@ import pytest
 
 from geobatch.actors import Hands
 from geobatch.errors import MachineError, UserError
-from geobatch.pipeline.account import Account, Spent, costs, lasted, reckoned, spent, table
+from geobatch.pipeline.account import RECENT, Account, Spent, costs, lasted, reckoned, spent, table
+from geobatch.pipeline.limits import SILENCE, Budget
 from geobatch.pipeline.machines import Node
 from geobatch.pipeline.prices import Prices
 from geobatch.sink import Run
@@ -157,6 +158,45 @@ def test_a_cluster_that_does_not_answer_is_interpolated(tmp_path: Path) -> None:
     account.look = world.look
     world.wait(600, account)
     assert account.spent().machines == {"cpu": 1200}
+    account.close()
+
+
+def test_a_cluster_that_never_answers_ends_a_run_with_a_budget(tmp_path: Path) -> None:
+    world = World()
+    world.there = {}
+    account = world.account()
+    account.begin(run_at(tmp_path), {})
+    budget = Budget(account, 1.0, clock=lambda: world.now)
+    budget.begin(run_at(tmp_path), {})
+    with pytest.raises(MachineError, match="does not say what nodes it has"):
+        account.cost_so_far()
+    world.wait(SILENCE - 1, account)
+    assert budget.enough() is None
+    world.wait(1, account)
+    assert str(budget.enough()).startswith("cost: the cluster does not say what nodes it has")
+    told = account.end({"read": 10, "seconds": {}})
+    account.close()
+    assert (told["usd"], told["usd_a_million"], told["machines"]) == (None, None, {})
+    assert table({"read": 10, **told})[-1] == "cost: not known; the cluster did not say what nodes it had"
+
+
+def test_what_the_night_before_spent_is_no_part_of_this_nights_budget(tmp_path: Path) -> None:
+    """Drivers that began 30 h, 12.5 h and 2 h before, an hour each: half of the second counts, and all of the third."""
+    run, now = run_at(tmp_path, resumed=True), time.time()
+    for hours in (30.0, 12.5, 2.0):
+        record = {"wall_seconds": 3600.0, "machine_seconds": {"gpu": 3600.0}, "workers": {}}
+        began = int((now - hours * 3600) * 1e9)
+        run.store.put(run.at("account", f"{began:020d}-x.json"), json.dumps(record).encode())
+    assert spent(run).wall == 3 * 3600 and spent(run, now - RECENT).wall == pytest.approx(5400, abs=1)
+    world = World()
+    account = world.account()
+    account.begin(run, {})
+    budget = Budget(account, 5.99)
+    budget.begin(run, {})
+    assert account.cost_so_far() == pytest.approx(5.4, abs=0.1) and budget.enough() is None
+    world.wait(3600, account)
+    assert budget.enough() == "cost: 6.00 USD of 5.99 are spent, 5.40 of it by earlier drivers"
+    assert account.end({"read": 1, "seconds": {}})["usd"] == pytest.approx(11.4, abs=0.01)  # the account forgets nothing
     account.close()
 
 

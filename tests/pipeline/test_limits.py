@@ -61,7 +61,7 @@ def test_a_run_that_a_budget_left_open_has_another_from_there(tmp_path: Path) ->
     second.begin(run, frozen(1))
     assert second.enough() is None
     purse.usd = 5.1
-    assert second.enough() == "cost: 5.10 USD of 5.10 are spent"
+    assert second.enough() == "cost: 5.10 USD of 5.10 are spent, 2.60 of it by earlier drivers"
 
 
 def test_a_budget_without_a_price_is_refused_at_once_and_ends_in_order_later() -> None:
