@@ -146,7 +146,8 @@ class Week:
         return found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
 def test_a_week(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     week = Week(tmp_path)
     everything = [f"i{number:03d}" for number in range(40 * ROWS)]
