@@ -15,9 +15,9 @@ QUIET_SECONDS = 2.0
 LINE_SECONDS = 10.0
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", end: str = "\n") -> None:
     """Prints a line to standard output at once, above any bar."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(text, file=sys.stdout, end=end)
     sys.stdout.flush()
 
 

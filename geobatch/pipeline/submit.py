@@ -186,7 +186,7 @@ class Head:
                 if (over := info.status.is_terminal()) or time.monotonic() >= due:
                     log = self._ask(lambda: self.client.get_job_logs(name))
                     due = time.monotonic() + (LOG_LOOK if len(log) < SHORT else LONG_LOG_LOOK)
-                    print(log[shown:], end="", flush=True)
+                    say(log[shown:], end="")
                     shown = max(shown, len(log))
             except _Forgotten:
                 say(f"{self.address} knows nothing of {name} any more: its head was replaced")
