@@ -24,7 +24,7 @@ from geobatch.actors import Hands
 from geobatch.errors import MachineError, UserError
 from geobatch.store import Store, join
 from geobatch.store.fetch import Remote, absent, remote_of
-from geobatch.store.travel import Mounted, travelling, walked
+from geobatch.store.travel import mounts, travelling
 from geobatch.store.verify import Piece
 
 #: The file that makes a folder a model: {"method": …, "gallery": …}.
@@ -211,7 +211,7 @@ def sent(river: list[Hands], address: str | None = None) -> list[Hands]:
 def _seen_by_all(river: list[Hands]) -> None:
     paths: set[str] = set()
     for hands in river:
-        walked(hands.make, lambda each: paths.add(each.path) if isinstance(each, Mounted) else None)
+        paths.update(mounts(hands.make))
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if not paths or len(nodes) < 2:
         return

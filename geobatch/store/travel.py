@@ -40,6 +40,21 @@ class Mounted:
         return self.path
 
 
+@dataclass(frozen=True)
+class AsPath:
+    """What was a `Path` where it came from, and is one again where it arrives."""
+
+    path: Any
+
+    def here(self) -> Path:
+        """As of what it stands for."""
+        return Path(self.path.here())
+
+    def outline(self) -> Path:
+        """As of what it stands for."""
+        return Path(self.path.outline())
+
+
 def walked(value: Any, change: Callable[[Any], Any]) -> Any:
     """The value with `change` applied to all that is in it: in dicts, lists, tuples and dataclasses, at any depth."""
     if isinstance(value, dict):
@@ -69,9 +84,12 @@ def travelling(value: Any, mounted: bool = False) -> Any:
     def change(each: Any) -> Any:
         if not isinstance(each, str | Path) or not str(each).startswith("/"):
             return each
-        if (remote := remote_of(each)) is not None:
-            return remote
-        return Mounted(str(each)) if mounted and os.path.exists(each) else each  # noqa: PTH110 — False for a name too long
+        found: Any = remote_of(each)
+        if found is None and mounted and os.path.exists(each):  # noqa: PTH110 — False for a name too long
+            found = Mounted(str(each))
+        if found is None:
+            return each
+        return AsPath(found) if isinstance(each, Path) else found
 
     return walked(value, change)
 
@@ -79,3 +97,16 @@ def travelling(value: Any, mounted: bool = False) -> Any:
 def outlined(value: Any) -> Any:
     """The value with paths of this machine again: for a driver that asks what a stage would need, not for the stage."""
     return walked(value, lambda each: each.outline() if hasattr(each, "outline") else each)
+
+
+def mounts(value: Any) -> list[str]:
+    """Paths in it that every node must see, each once."""
+    found: list[str] = []
+
+    def look(each: Any) -> None:
+        inner = each.path if isinstance(each, AsPath) else each
+        if isinstance(inner, Mounted):
+            found.append(inner.path)
+
+    walked(value, look)
+    return list(dict.fromkeys(found))

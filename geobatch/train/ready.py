@@ -22,7 +22,7 @@ from geobatch import nodes
 from geobatch.actors import join_cluster
 from geobatch.errors import UserError
 from geobatch.layout import Pool, settle
-from geobatch.store.travel import Mounted, walked
+from geobatch.store.travel import mounts
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ def mounted(make: Any) -> None:
     Raises:
         UserError: one does not.
     """
-    paths: list[str] = []
-    walked(make, lambda each: paths.append(each.path) if isinstance(each, Mounted) else None)
-    for path in dict.fromkeys(paths):
+    for path in mounts(make):
         if blind := nodes.unseen(Path(path)):
             raise UserError(
                 f"node {blind[0]} does not see {path}, which training reads; put it into a bucket (s3://…), or on a disk that "
