@@ -41,7 +41,7 @@ def run_job(
     job: str = "geolocate_bucket",
     kill_when: Callable[[float], bool] | None = None,
     weigh: bool = False,
-    limit: float = 240,
+    limit: float = 480,
 ) -> Ended:
     """`python jobs/JOB.py ARGUMENTS`.
 

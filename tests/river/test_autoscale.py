@@ -90,6 +90,7 @@ def job(folder: Path, *stages: str) -> Flow:
     )
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(600)
 def test_what_no_node_type_could_ever_hold_is_refused_before_a_node_is_brought(cloud: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
@@ -101,6 +102,7 @@ def test_what_no_node_type_could_ever_hold_is_refused_before_a_node_is_brought(c
     assert nodes.seen().total("GPU") == 1 and nodes.seen().total("CPU") == 3
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(600)
 def test_a_run_brings_its_nodes_and_they_go_when_it_is_done(
     cloud: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -37,6 +37,7 @@ def through(proxy: FaultyProxy, bucket: str, output: str, tiny: Tiny, s3: S3Serv
     return run_job(*arguments(bucket, output, tiny, s3), "--store.endpoint", proxy.endpoint, *BRIEF)
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(600)
 def test_a_fifth_of_all_requests_fails_and_no_image_is_lost(
     bucket: str, tiny: Tiny, s3: S3Server, first: Ended, faulty: FaultyProxy

@@ -146,6 +146,7 @@ def test_a_user_s_mistake_is_no_reason_to_try_again(cluster: Standing, capfd: py
     assert "--archiv" in said and said.count("submitted") == 1 and said.rstrip().endswith("status 2")
 
 
+@pytest.mark.torture
 def test_faults_of_machines_are_tried_again_under_a_new_name(
     cluster: Standing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
