@@ -46,11 +46,11 @@ from geobatch.store import Store, StoreConfig
 #: Passes in a row that may commit nothing before a run gives up.
 BARREN_PASSES = 2
 
-#: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
-GO_ON = ("deadline", "cost")
-
 #: The same while they close in on images that kill: a slice that only waited for an actor loses an attempt by its death, too.
 NARROWING_PASSES = 6
+
+#: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
+GO_ON = ("deadline", "cost")
 
 
 @dataclass(frozen=True, kw_only=True)

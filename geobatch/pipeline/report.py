@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from geobatch.benchmark.truth import load_truth
 from geobatch.engine.geocode import Geocoder
@@ -187,10 +186,6 @@ def _page(config: Report, store: Store, tables: Sequence[Snapshot], read: Sequen
         else density(_table(store, config.gallery).tables(store, ["latitude", "longitude"])),
         facts=(("written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())), ("base map", "GSHHS and CIA World Data Bank")),
     )
-
-
-def _density(store: Store, gallery: str) -> NDArray[np.uint8]:
-    return density(_table(store, gallery).tables(store, ["latitude", "longitude"]))
 
 
 def _why(read: Read) -> pa.Array:

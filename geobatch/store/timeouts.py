@@ -153,30 +153,22 @@ class Guard:
 def _pools(guard: Guard) -> dict[str, type]:
     """botocore's pools of connections, by scheme, that tell the guard which socket a request goes through."""
 
-    class Plain(AWSHTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
+    def noted(kind: Any) -> Any:
+        def _new_conn(self: Any) -> socket.socket:
+            made: socket.socket = kind._new_conn(self)
             guard.note(made)
             return made
 
-        def request(self, *arguments: Any, **named: Any) -> Any:
+        def request(self: Any, *arguments: Any, **named: Any) -> Any:
             guard.note(self.sock)
-            return super().request(*arguments, **named)
+            return kind.request(self, *arguments, **named)
 
-    class Secure(AWSHTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            guard.note(made)
-            return made
+        return type(f"Noted{kind.__name__}", (kind,), {"_new_conn": _new_conn, "request": request})
 
-        def request(self, *arguments: Any, **named: Any) -> Any:
-            guard.note(self.sock)
-            return super().request(*arguments, **named)
+    def pool(kind: Any, connection: Any) -> Any:
+        return type(f"Noted{kind.__name__}", (kind,), {"ConnectionCls": noted(connection)})
 
-    class PlainPool(AWSHTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(AWSHTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
+    return {
+        "http": pool(AWSHTTPConnectionPool, AWSHTTPConnection),
+        "https": pool(AWSHTTPSConnectionPool, AWSHTTPSConnection),
+    }
