@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from geobatch.layout import UNBOUNDED, Nodes, NodeType
+from geobatch.walk import walked
 
 #: What of a node's resources describes its kind; the rest names the node itself or is Ray's own account.
 _HEAD, _OWN = "node:__internal_head__", ("node:", "object_store_memory")
@@ -162,18 +163,9 @@ def types_of(config: Any) -> tuple[list[NodeType], int, bool]:
 
 def brought(value: Any) -> Any:
     """`value` with whatever knows where it lies on this node in place of itself: what has a method `here`, wherever it stands
-    in dictionaries, lists, tuples and dataclasses. The rest is the same object."""
-    if not isinstance(value, type) and callable(getattr(value, "here", None)):
-        return value.here()
-    if isinstance(value, dict):
-        return {key: brought(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [brought(each) for each in value]
-    if type(value) is tuple:
-        return tuple(brought(each) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        before = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
-        after = {name: brought(each) for name, each in before.items()}
-        changed = {name: each for name, each in after.items() if each is not before[name] and each != before[name]}
-        return replace(value, **changed) if changed else value
-    return value
+    in dictionaries, lists, tuples and dataclasses."""
+
+    def here(each: Any) -> Any:
+        return each.here() if not isinstance(each, type) and callable(getattr(each, "here", None)) else each
+
+    return walked(value, here)

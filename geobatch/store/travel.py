@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geobatch.errors import UserError
 from geobatch.store.fetch import remote_of
+from geobatch.walk import walked
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,6 @@ class AsPath:
     def outline(self) -> Path:
         """As of what it stands for."""
         return Path(self.path.outline())
-
-
-def walked(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The value with `change` applied to all that is in it: in dicts, lists, tuples and dataclasses, at any depth."""
-    if isinstance(value, dict):
-        return {key: walked(each, change) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        parts = [walked(each, change) for each in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "here"):
-        changed = {each.name: walked(getattr(value, each.name), change) for each in fields(value)}
-        if all(part is getattr(value, name) for name, part in changed.items()):
-            return value
-        fresh = object.__new__(type(value))  # its own checks were made, and know nothing of a `Remote`
-        for name, part in changed.items():
-            object.__setattr__(fresh, name, part)
-        return fresh
-    return change(value)
 
 
 def travelling(value: Any, mounted: bool = False) -> Any:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from geobatch.errors import UserError
 from geobatch.nodes import brought
 from geobatch.store.travel import Mounted, mounts, outlined, travelling
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    at: Path
+    number: int
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,11 @@ class Part:
 
 
 def test_a_path_is_a_path_and_a_string_a_string_where_they_arrive(tmp_path: Path) -> None:
-    made = {"part": Part(tmp_path, str(tmp_path), (str(tmp_path), "/nowhere/at/all")), "list": [tmp_path, 3]}
+    made = {
+        "part": Part(tmp_path, str(tmp_path), (str(tmp_path), "/nowhere/at/all")),
+        "list": [tmp_path, 3],
+        "pair": Pair(tmp_path, 4),
+    }
     sent = travelling(made, mounted=True)
     assert sent["part"].name == Mounted(str(tmp_path)) and sent != made
     assert brought(sent) == made and outlined(sent) == made
