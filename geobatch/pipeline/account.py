@@ -139,7 +139,7 @@ class Account(Onlooker):
     # What is asked
 
     def cost_so_far(self) -> float:
-        """USD of this driver, and of what earlier ones of the run spent in the `RECENT` seconds before it.
+        """USD of this driver up to now, and of what earlier ones of the run spent in the `RECENT` seconds before it.
 
         Raises:
             UserError: the price of a machine is not known.
@@ -148,7 +148,8 @@ class Account(Onlooker):
         if self._failed and not self._hours.seconds:
             raise MachineError(f"the cluster does not say what nodes it has, {self._failed} times asked; look at its head")
         with self._lock:
-            usd, unpriced = costs((self._recent + Spent(0.0, self._hours.seconds, {})).machines, self.prices)
+            here = Spent(0.0, self._hours.until(self.clock()), {})
+        usd, unpriced = costs((self._recent + here).machines, self.prices)
         if usd is None:
             raise UserError(f"nobody knows what {unpriced[0]!r} costs an hour; name it in a file of --prices")
         return usd

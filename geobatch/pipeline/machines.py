@@ -57,6 +57,13 @@ class Hours:
             self.seconds[kind] += 0.0  # known from the first look on, if only for its price
         self._at, self._there = at, dict(there)
 
+    def until(self, at: float) -> dict[str, float]:
+        """Seconds by kind up to now, were those of the last look still there."""
+        seconds = dict(self.seconds)
+        for kind in self._there.values():
+            seconds[kind] += max(0.0, at - (self._at or 0.0))
+        return seconds
+
 
 def nodes(address: str | None) -> list[Node]:
     """Who is there now: the nodes of the cluster that was joined; this machine where there is no cluster.

@@ -53,6 +53,7 @@ def test_by_hand() -> None:
     hours = Hours()
     hours.look(0, {"a": "gpu"})
     hours.look(10, {"a": "gpu", "b": "gpu", "c": "cpu"})  # b and c came some time in these ten seconds
+    assert hours.until(14) == {"gpu": 10 + 5 + 4 + 4, "cpu": 5 + 4}  # between looks: as if all were still there
     hours.look(40, {"b": "gpu", "c": "cpu"})  # a went in these thirty
     assert dict(hours.seconds) == {"gpu": 10 + 5 + 15 + 30, "cpu": 5 + 30}
 

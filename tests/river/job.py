@@ -91,7 +91,9 @@ def said(*arguments: str, job: str = "geolocate_bucket") -> Ended:
         patch.setattr(sys, "argv", [str(ROOT / f"jobs/{job}.py"), *arguments])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(sys.argv[0], run_name="__main__")
-        assert ray.is_initialized() == before, "it started Ray: give it a process of its own"
+        if started := ray.is_initialized() and not before:
+            ray.shutdown()  # the next test may want a cluster of its own
+        assert not started, "it started Ray: give it a process of its own"
         return Ended(int(ended.value.code or 0), log.getvalue(), time.monotonic() - began)
 
 
