@@ -215,17 +215,39 @@ class Store:
 
         Raises:
             UserError: it does not, or may not be written to.
+            Unreadable: it takes no other write either: it is down, or the disk is full.
         """
-        probe = join(prefix, f".probe-{uuid.uuid4().hex}")
         refusal = UserError(
             f"the store of {prefix} does not honour conditional writes; two runs could overwrite each other: use another store"
         )
         try:
-            first = self.put_if_absent(probe, b"first")
-            second = self.put_if_absent(probe, b"second")
-            kept = self.get(probe)
-            self.delete([probe])
-        except (Unreadable, NotFound) as error:
+            honoured = self._honours(prefix)
+        except (Withheld, NotFound) as error:
             raise UserError(f"{refusal} ({error})") from error
-        if not first or second or kept != b"first":
+        except Unreadable as error:
+            if not error.exhausted:
+                raise
+            self._write_and_remove(prefix)  # a store that is down says so here
+            try:
+                honoured = self._honours(prefix)  # it was down and is up again, or takes all writes but these
+            except (Unreadable, NotFound) as again:
+                raise UserError(f"{refusal} ({again})") from again
+        if not honoured:
             raise refusal
+
+    def _honours(self, prefix: str) -> bool:
+        probe = _probe(prefix)
+        first = self.put_if_absent(probe, b"first")
+        second = self.put_if_absent(probe, b"second")
+        kept = self.get(probe)
+        self.delete([probe])
+        return first and not second and kept == b"first"
+
+    def _write_and_remove(self, prefix: str) -> None:
+        probe = _probe(prefix)
+        self.put(probe, b"plain")
+        self.delete([probe])
+
+
+def _probe(prefix: str) -> str:
+    return join(prefix, f".probe-{uuid.uuid4().hex}")

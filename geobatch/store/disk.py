@@ -8,6 +8,7 @@ listings pass over.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -28,6 +29,9 @@ from geobatch.store.uri import Object, Place
 UNFINISHED = ".geobatch-"
 
 _PAGE = 1000
+
+#: What a write meets that is the disk's fault, and nothing about the place: full, over its quota, broken.
+_SICK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def home() -> Path:
@@ -172,7 +176,7 @@ class Disk:
 
 def _written(place: Place, data: bytes) -> Path:
     """A hidden file with `data`, beside the place, on the disk."""
-    path = Path(place.key)
+    path, name = Path(place.key), ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
@@ -182,7 +186,13 @@ def _written(place: Place, data: bytes) -> Path:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
     except OSError as error:
-        raise Denied(f"{place.uri} cannot be written ({error.strerror}); choose another output or free the disk") from error
+        if name:
+            Path(name).unlink(missing_ok=True)  # a disk that is full needs what it has
+        if error.errno in _SICK:
+            raise Unreadable(
+                f"{place.uri} cannot be written ({error.strerror}); free or mend the disk, then run again"
+            ) from error
+        raise Denied(f"{place.uri} cannot be written ({error.strerror}); choose another output") from error
     return Path(name)
 
 

@@ -39,6 +39,20 @@ def test_a_store_without_conditional_writes_is_found_out_in_one_line(
     assert [list(page) for page in store.objects(base)] == [[]], "the probe was left behind"
 
 
+def test_a_store_that_is_down_is_not_taken_for_one_without_conditional_writes(
+    s3: S3Server, proxy: FaultyProxy, store: Store
+) -> None:
+    base, proxy.method = f"s3://{s3.bucket()}/out", "PUT"
+    proxy.check = lambda request: (500, "InternalError") if request.command == "PUT" else None
+    with pytest.raises(MachineError, match="check the store's health") as raised:
+        store.require_conditional_writes(base)
+    assert "conditional" not in str(raised.value)
+    proxy.check = lambda _: None
+    proxy.faults.extend(["500"] * 3)  # all attempts of the first write; then it is up again
+    store.require_conditional_writes(base)
+    assert not proxy.faults and [list(page) for page in store.objects(base)] == [[]]
+
+
 def test_a_conflict_that_passes_is_waited_for(s3: S3Server, proxy: FaultyProxy, store: Store) -> None:
     base, proxy.method = f"s3://{s3.bucket()}/out", "PUT"
     proxy.faults.extend(["409", "", "409"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.errors import UserError
+from geobatch.errors import MachineError, UserError
 from geobatch.store import Changed, Denied, Store, disk
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8)
@@ -78,6 +79,23 @@ def test_a_file_that_grows_while_it_is_read_has_changed(tmp_path: Path, monkeypa
     monkeypatch.setattr(disk._Open, "read", written_meanwhile)
     with pytest.raises(Changed):
         Store().get(str(path))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_or_broken_disk_is_the_machine_s_fault_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", full)
+    store = Store()
+    for write in (store.put, store.put_if_absent):
+        with pytest.raises(MachineError, match="then run again"):
+            write(str(tmp_path / "a"), b"x")
+    with pytest.raises(MachineError, match="then run again"):
+        store.require_conditional_writes(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
