@@ -51,6 +51,18 @@ def test_what_a_night_does_again(statuses: list[int], ends: str, status: int, ca
     assert len(set(said)) == 1 and said[0].endswith(f"--deadline {ends}")
 
 
+def test_a_deadline_that_comes_during_the_pause_ends_the_night(tmp_path: Path) -> None:
+    """The year is 2050, and 2101 after a pause."""
+    sleep = '#!/bin/bash\nsed -i s/2050/2101/ "$FOLDER/date"\n'
+    date = '#!/bin/bash\n[ "$1" = -d ] && exec /bin/date -d 2100-01-01 +%s\nexec /bin/date -d 2050-01-01 +%s\n'
+    for name, text in (("python", PYTHON), ("sleep", sleep), ("date", date)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    told = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FOLDER": str(tmp_path), "ENDS": "2100-01-01", "STATUSES": "1 0"}
+    ended = subprocess.run(["bash", "-c", _job(manifest())["entrypoint"]], env=told, timeout=60, check=False)
+    assert (ended.returncode, len((tmp_path / "calls").read_text().splitlines())) == (1, 1)
+
+
 def test_the_night_s_moment_is_the_next_in_its_zone() -> None:
     script = shlex.split(_job(manifest())["entrypoint"])[2]
     found = re.search(r"ends=\$\(python -c (.*?\)\")\)", script)
