@@ -34,7 +34,7 @@ from geobatch import metrics
 from geobatch.actors import Hands
 from geobatch.errors import GeobatchError, MachineError, UserError
 from geobatch.pipeline.machines import LOOK_SECONDS, Hours, Node, nodes
-from geobatch.pipeline.prices import HERE, Prices
+from geobatch.pipeline.prices import HERE, Prices, dated
 from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.sink import Run
@@ -278,7 +278,7 @@ def table(account: Mapping[str, Any]) -> list[str]:
         lines.append(f"cost: not known; name the price of {', '.join(account['unpriced'])} in a file of --prices")
     else:
         million = "" if account["usd_a_million"] is None else f", {account['usd_a_million']:,.2f} USD a million images"
-        lines.append(f"cost: {account['usd']:,.2f} USD{million} (prices of {account['prices']['date']})")
+        lines.append(f"cost: {account['usd']:,.2f} USD{million} ({dated(account['prices']['date'])})")
     return lines
 
 

@@ -2,9 +2,10 @@
 
 The archive is listed as the run would list it, what the table holds already left out. A few shards, drawn by a seed from each
 kind of container, go through the real river on the real cluster, into a folder `.dry-run-…` in the output that is removed
-again; there, since rights may end at the output, and a bucket has nothing beside it. No reader of the output looks into it. An
-output on this machine that is not there yet is not made for it: the folder lies in the nearest one above that is there. After
-`images` images the sample ends in order, as a deadline would end it.
+again; there, since rights may end at the output, and a bucket has nothing beside it. No reader of the output looks into it, and
+what a killed dry run left of one is removed by the first a day later. An output on this machine that is not there yet is not
+made for it: the folder lies in the nearest one above that is there. After `images` images the sample ends in order, as a
+deadline would end it.
 
 Two rates come of it. *Measured*: images a second between the first slice and the last. It is too low for a short sample, in
 which pools are still growing and the river is half empty at both ends. *At best*: what the slowest stage could do if it never
@@ -21,8 +22,10 @@ Not covered: machines that are not up yet and what the head idles before and aft
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -38,13 +41,16 @@ from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
 from geobatch.pipeline.account import Account, costs, lasted
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.prices import HERE, Prices
+from geobatch.pipeline.prices import HERE, Prices, dated
 from geobatch.pipeline.sample import GUESSED_BYTES, Clock, Listed, Sample, look
 from geobatch.progress import Progress, say
 from geobatch.sink import begin, latest, open_run
 from geobatch.sink.opening import unfinished_run
 from geobatch.sink.record import WHOLE
 from geobatch.store import Store, join, split
+
+#: How folders of samples begin, with the Unix seconds of their making behind it; and when, in seconds, one counts as left.
+_ASIDE, _DAY = ".dry-run-", 86400
 
 
 def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices) -> dict[str, Any]:
@@ -166,13 +172,31 @@ def _freeze(job: Flow, found: Listed) -> None:
     run.freeze([pa.concat_tables(numbered)], {"listed": found.listed, "skipped": 0, "known": 0})
 
 
+def _old(name: str) -> bool:
+    """Whether a sample's folder of this name was made more than a day ago: its dry run was killed before it could remove it."""
+    made = re.fullmatch(re.escape(_ASIDE) + r"(\d{10})-\w{8}", name)
+    return made is not None and int(made[1]) < time.time() - _DAY
+
+
+def _forgotten(store: Store, output: str) -> Iterator[str]:
+    """Objects below the output that killed dry runs left there; no more is listed than what begins like them."""
+    first = join(output, _ASIDE)
+    for page in store.objects(output, after=first):
+        for item in page:
+            if not item.uri.startswith(first):
+                return
+            if _old(_ASIDE + item.uri.removeprefix(first).split("/")[0]):
+                yield item.uri
+
+
 @contextmanager
 def _aside(job: Flow) -> Iterator[str]:
     """A place for the sample that all nodes reach, that the rights to the output cover, and that is empty again afterwards."""
     place = split(job.output)
     if place.bucket is not None:
-        name = join(job.output, f".dry-run-{uuid.uuid4().hex[:8]}")
+        name = join(job.output, f"{_ASIDE}{time.time():.0f}-{uuid.uuid4().hex[:8]}")
         store = Store(job.store)
+        store.delete(_forgotten(store, job.output))
         try:
             yield name
         finally:
@@ -180,7 +204,10 @@ def _aside(job: Flow) -> Iterator[str]:
         return
     folder = Path(place.key).absolute()
     there = next(each for each in (folder, *folder.parents) if each.is_dir())
-    made = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=there))
+    for left in there.glob(f"{_ASIDE}*"):
+        if _old(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{time.time():.0f}-", dir=there))
     try:
         yield str(made)
     finally:
@@ -230,7 +257,7 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     else:
         said.append(
             f"  cost on {machines}: {told['usd']:,.2f} USD, at best {told['usd_at_best']:,.2f}; "
-            f"{told['usd_a_million']:,.2f} USD a million images (prices of {told['prices']['date']})"
+            f"{told['usd_a_million']:,.2f} USD a million images ({dated(told['prices']['date'])})"
         )
     return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_the_sample_lies_in_the_output_where_no_reader_looks_and_is_removed(s3: 
             assert unfinished_run(store, place) == ("000001", 1)
         assert [item.uri for page in store.objects(output) for item in page if "/.dry" in item.uri] == []
         assert store.exists(keep)
+
+
+def test_what_a_killed_dry_run_left_is_gone_a_day_later(s3: S3Server, tmp_path: Path) -> None:
+    old, new = f".dry-run-{time.time() - 90_000:.0f}-0a1b2c3d", f".dry-run-{time.time() - 80_000:.0f}-0a1b2c3d"
+    output, store = f"s3://{s3.bucket()}/located", Store(s3.config())
+    names = [f"{old}/runs/000001/run.json", f"{new}/runs/000001/run.json", ".dry-run-mine/a", "places/a.parquet"]
+    for name in names:
+        store.put(join(output, name), b"0")
+    with _aside(job_at(output, s3.config())):
+        pass
+    left = [item.uri for page in store.objects(output) for item in page]
+    assert left == [join(output, name) for name in sorted(names[1:])]
+    for name in (old, new, ".dry-run-mine"):
+        (tmp_path / name).mkdir()
+    with _aside(job_at(str(tmp_path / "out"), StoreConfig())):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {new, ".dry-run-mine"}
 
 
 def test_a_folder_that_is_not_there_is_not_made_for_a_sample(tmp_path: Path) -> None:
