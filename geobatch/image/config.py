@@ -6,6 +6,7 @@ Apart from `geobatch.image.decode`, because the child process reads it too and m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from geobatch.errors import UserError
 
@@ -39,6 +40,12 @@ class DecodeConfig:
         for name, least in (("side", 1), ("max_pixels", 1), ("deadline_s", 0.001), ("memory_bytes", 256 << 20)):
             if not getattr(self, name) >= least:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least {least}")
+
+    def decides(self) -> dict[str, Any]:
+        """What of it decides a row that has a place. Limits decide only which images are rejected: a standing table takes
+        others, and what was rejected by the old ones may be tried again.
+        """
+        return {"side": self.side, "exif": self.exif, "plugins": list(self.plugins)}
 
 
 def fit(width: int, height: int, side: int) -> tuple[int, int]:

@@ -2,13 +2,15 @@
 
 0    done
 1    workers, disks or networks kept failing; the same command goes on from here
-2    an argument or an output folder that the user must put right
-3    more images were rejected than --max-rejected allows, or the canary stopped the run; the table has what there is
+2    an argument, an output folder or a missing price that the user must put right
+3    more images were rejected than --max-rejected allows, or the canary stopped the run; what is committed is kept
 4    ended in order before all was done (--deadline, --max-cost); the next run goes on with the rest
 130  interrupted; the same command goes on from here
 143  terminated; the same command goes on from here
 
-A job that ends with 3 or 4 returns that number from its `main`; every other end is an exception.
+A job that ends with 3 or 4, or in order with 2, returns that number from its `main`; every other end is an exception. Some ends
+are not this module's: a traceback, which is a bug, ends with 1 like any of Python's, and a process that was killed shows 137
+(SIGKILL, mostly for want of memory) or 139 (SIGSEGV).
 
 Whoever terminates waits little: `ray job stop` three seconds between SIGTERM and SIGKILL, Kubernetes thirty. What is committed
 is durable already, so all there is to do is to leave in order: the lease is given back, actors are let go. After `GRACE`

@@ -50,7 +50,7 @@ BARREN_PASSES = 2
 NARROWING_PASSES = 6
 
 #: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
-GO_ON = ("deadline", "cost")
+GO_ON = ("deadline", "cost", "price")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,11 @@ from geobatch.pipeline.canary import Cage, Canary
 from geobatch.pipeline.entry import DONE
 from geobatch.pipeline.estimate import estimate
 from geobatch.pipeline.estimate import tell as foretell
-from geobatch.pipeline.flow import Flow, described, flow
+from geobatch.pipeline.flow import Flow, flow
 from geobatch.pipeline.folder import fingerprint, is_path, sent
 from geobatch.pipeline.frozen import expected
 from geobatch.pipeline.journal import Journal
+from geobatch.pipeline.machines import payable
 from geobatch.pipeline.methods import Chosen, choose
 from geobatch.pipeline.night import Night
 from geobatch.pipeline.prices import Prices, load
@@ -104,7 +105,7 @@ class GeolocateBucket(Night):
     log: str | None = None
     """File for one line of JSON a slice; - is standard error."""
     dry_run: bool = False
-    """Say what the run would take, out of a sample of it, and write nothing to --output."""
+    """Say what the run would take, out of a sample of it. Nothing of it stays at --output; it costs what its minutes cost."""
     sample: Sample = field(default_factory=Sample)
     """How much --dry-run looks at."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -125,6 +126,8 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
     """
     ends = config.ends()
     prices = load(Store(config.store), config.prices)
+    if config.max_cost is not None:
+        payable(prices, config.address)
     chosen, job = _job(config)
     if config.dry_run:
         table = latest(Store(job.store), job.output)
@@ -172,8 +175,7 @@ def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:
         "answer_version": ANSWER_VERSION,
         "method": chosen.method,
         **chosen.decides,
-        "decode": None if chosen.texts else described(decode),
-        "max_bytes": config.max_bytes,
+        "decode": None if chosen.texts else decode.decides(),
         "coarsen": config.coarsen,
     }
     return chosen, Flow(

@@ -1,6 +1,8 @@
 """What a run may cost, and how many of its images may be rejected.
 
-A budget ends a run in order once it is spent; what is under way is finished, so a run costs a little more than it may.
+A budget ends a run in order once it is spent ("cost: …"); what is under way is finished, so a run costs a little more than it
+may. Where nobody can say any more what the run costs, it ends in order as well, with another word ("price: …"): that is no
+budget spent but something to put right.
 
 Rejections are judged at the end, when they are known: `--max-rejected 0.2` ends with status 3 if more than a fifth of the run's
 images were. To wait for the end is dear where credentials expired or a model is broken, so a run stops before
@@ -29,6 +31,9 @@ from geobatch.sink.record import WHOLE
 LEAST = 1000
 #: Seconds for which a run with a budget goes on while nobody can say what it costs.
 SILENCE = 600.0
+
+#: Word of an ending (`Watch.enough`) for want of a price.
+PRICE = "price"
 
 
 class Costs(Protocol):
@@ -66,9 +71,9 @@ class Budget(Onlooker):
         try:
             cost = self.account.cost_so_far()
         except UserError as error:  # a node came whose price nobody named: better ended than spent blindly
-            return f"cost: {error}"
+            return f"{PRICE}: {error}"
         except MachineError as error:
-            return f"cost: {error}" if self.clock() - self._began >= SILENCE else None
+            return f"{PRICE}: {error}" if self.clock() - self._began >= SILENCE else None
         earlier = f", {self._before:,.2f} of it by earlier drivers" if self._before >= 0.005 else ""
         return f"cost: {cost:,.2f} USD of {self.usd:,.2f} are spent{earlier}" if cost >= self.usd else None
 

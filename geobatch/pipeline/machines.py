@@ -10,14 +10,15 @@ What counts is the cluster while the run lasts, whoever else works on it: that i
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
 
-from geobatch.pipeline.prices import HERE, SPOT
+from geobatch.errors import UserError
+from geobatch.joining import joins
+from geobatch.pipeline.prices import HERE, SPOT, Prices
 
 #: Seconds between two looks.
 LOOK_SECONDS = 15.0
@@ -65,13 +66,26 @@ class Hours:
         return seconds
 
 
+def payable(prices: Prices, address: str | None) -> None:
+    """Refuses a budget for a machine that no table can know, before anything is opened or listed.
+
+    Raises:
+        UserError: the run joins no cluster, and nobody named what this machine costs.
+    """
+    if not joins(address) and prices.of(HERE) is None:
+        raise UserError(
+            f'--max-cost needs what an hour of {HERE} costs, which no table knows; give --prices FILE with {{"hours": '
+            f'{{"{HERE}": 0.40}}}}, or leave --max-cost out'
+        )
+
+
 def nodes(address: str | None) -> list[Node]:
     """Who is there now: the nodes of the cluster that was joined; this machine where there is no cluster.
 
     Args:
         address: as the job was told; None: what RAY_ADDRESS says.
     """
-    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+    if not joins(address):
         return [Node(HERE, (HERE,))]
     if not ray.is_initialized():
         return []

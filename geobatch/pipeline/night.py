@@ -1,15 +1,18 @@
 """A run that nobody watches: what it is asked to do again, when it must end, and what it says of itself by its exit status.
 
     0    all is done
-    3    more images were rejected than --max-rejected allows, or the canary is worse and --canary-stop was given
+    2    ended in order since nobody could say what it cost, which --max-cost has to know: the price of a new kind of machine is
+         missing, or the cluster does not say what nodes it has
+    3    more images were rejected than --max-rejected allows, at the end or so many that it was ended before, or the canary is
+         worse and --canary-stop was given
     4    ended in order at --deadline or --max-cost with something left, which the next run does
 
 In each case the table stands, with every row that was committed. A run that its watches ended is over: the next command lists
 the archive anew and finds what was left as it finds what is new. Only a run that is to take the table's place (--all,
---relocate) publishes nothing before all of it is done: --deadline and --max-cost leave it open, and the next command goes on
-with it, night by night; a bad canary and too many rejections abandon it. A run that died is taken up by the next command
-instead, and when its old plan is done, the archive is listed once more in the same command: what came since is not left to the
-night after.
+--relocate) publishes nothing before all of it is done: --deadline, --max-cost and a missing price leave it open, and the next
+command goes on with it, night by night; a bad canary and too many rejections abandon it. A run that died is taken up by the
+next command instead, and when its old plan is done, the archive is listed once more in the same command: what came since is not
+left to the night after.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from typing import Any
 
 from geobatch.errors import REASONS, UserError
 from geobatch.pipeline.deadline import Deadline, moment
-from geobatch.pipeline.entry import DONE, ENDED, REJECTED
+from geobatch.pipeline.entry import DONE, ENDED, REJECTED, USER
 from geobatch.pipeline.frozen import Wanted
-from geobatch.pipeline.limits import Budget, Costs, Rejections, too_many
+from geobatch.pipeline.limits import PRICE, Budget, Costs, Rejections, too_many
 from geobatch.pipeline.watch import Watch
 
 
@@ -118,8 +121,8 @@ class Night:
         if not ended:
             return DONE, None
         failed = "" if self.retry_rejected is None else ", after what was rejected again"
-        on = f"the same command goes on with the rest{failed}"
-        return ENDED, f"ended before all was done, {ended}; {_left(account)}{stands}; {on}"
+        line = f"ended before all was done, {ended}; {_left(account)}{stands}; the same command goes on with the rest{failed}"
+        return (USER if str(ended).startswith(f"{PRICE}:") else ENDED), line
 
     def _stopped(self, account: Mapping[str, Any], stands: str) -> str | None:
         """What a run is stopped for that must be looked at before the next."""

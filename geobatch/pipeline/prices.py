@@ -26,7 +26,7 @@ from typing import Any
 from geobatch.errors import GeobatchError, UserError
 from geobatch.store import Store
 
-DATE, SOURCE = "not dated", "Amazon EC2 on demand, Linux, us-west-2, typed in by hand: hold it against your bill"
+DATE, SOURCE = "", "Amazon EC2 on demand, Linux, us-west-2, typed in by hand: hold it against your bill"
 
 #: USD an hour on demand.
 HOURS = {
@@ -35,6 +35,7 @@ HOURS = {
     "m6i.2xlarge": 0.384,
     "m6i.4xlarge": 0.768,
     "m6i.8xlarge": 1.536,
+    "m6a.4xlarge": 0.6912,
     "m7i.xlarge": 0.2016,
     "m7i.2xlarge": 0.4032,
     "m7i.4xlarge": 0.8064,
@@ -75,7 +76,7 @@ class Prices:
         hours: the table.
         own: what the user's file says; goes first.
         spot_share: of the price on demand, where a spot price is not named.
-        date: as of when.
+        date: as of when; empty where nobody says.
         source: whose they are.
     """
 
@@ -98,6 +99,11 @@ class Prices:
         """Which of a machine's names the account goes by: the first in the user's file, in the table, or at all."""
         own = [name for name in names if Prices(hours={}, own=self.own).of(name) is not None]
         return next(iter((*own, *(name for name in names if self.of(name) is not None), *names)))
+
+
+def dated(date: str) -> str:
+    """Of when prices are, in words."""
+    return f"prices of {date}" if date else "prices without a date"
 
 
 def load(store: Store, file: str | None) -> Prices:
@@ -124,7 +130,7 @@ def load(store: Store, file: str | None) -> Prices:
     return Prices(
         own={name: float(value) for name, value in told["hours"].items()},
         spot_share=float(numbers["spot_share"]),
-        date=str(told.get("date", "no date")),
+        date=str(told.get("date", "")),
         source=str(told.get("source", file)),
     )
 

@@ -175,7 +175,7 @@ def test_a_cluster_that_never_answers_ends_a_run_with_a_budget(tmp_path: Path) -
     world.wait(SILENCE - 1, account)
     assert budget.enough() is None
     world.wait(1, account)
-    assert str(budget.enough()).startswith("cost: the cluster does not say what nodes it has")
+    assert str(budget.enough()).startswith("price: the cluster does not say what nodes it has")
     told = account.end({"read": 10, "seconds": {}})
     account.close()
     assert (told["usd"], told["usd_a_million"], told["machines"]) == (None, None, {})

@@ -122,6 +122,8 @@ def test_a_run_over_everything_goes_on_night_by_night_and_replaces_the_table_in_
         second = nights.night(3, "cost: 3 USD", **again)
         assert (second["run"], second["resumed"], second["read"], second["left"]) == (first["run"], True, 5, "open")
         assert nights.made_by() == before
+        if again.get("all"):
+            assert nights.night(3, "price: nobody knows", **again)["left"] == "open"
         third = nights.night(6, **again)
         assert (third["run"], third["read"], third["ended"]) == (first["run"], 6, None) and "left" not in third
         assert third["table"] == first["table"] + 1 and nights.made_by() == [model] * 6

@@ -69,7 +69,7 @@ def test_a_budget_without_a_price_is_refused_at_once_and_ends_in_order_later() -
     budget = Budget(purse, 1.0)
     budget.begin(new_run(), frozen(1))
     purse.unknown = "p5.48xlarge"
-    assert str(budget.enough()).startswith("cost: nobody knows what 'p5.48xlarge'")
+    assert str(budget.enough()).startswith("price: nobody knows what 'p5.48xlarge'")
     with pytest.raises(UserError, match="--prices"):
         Budget(purse, 1.0).begin(new_run(), frozen(1))
 

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.pipeline.machines import Hours, named, nodes
+from geobatch.errors import UserError
+from geobatch.pipeline.geolocate import GeolocateBucket, geolocate
+from geobatch.pipeline.machines import Hours, named, nodes, payable
+from geobatch.pipeline.prices import HERE, Prices
 
 lives = st.lists(
     st.tuples(st.floats(0, 1000), st.floats(0, 500), st.sampled_from(["g6.2xlarge spot", "m6i.4xlarge", "head"])), max_size=12
@@ -75,6 +78,17 @@ def test_what_a_node_is_called(
     labels: dict[str, str], instance: str, group: str, resources: dict[str, float], names: tuple[str, ...]
 ) -> None:
     assert named(labels, instance, group, resources) == names
+
+
+def test_a_budget_for_a_machine_without_a_price_is_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r'"this machine": 0\.40') as raised:
+        geolocate(GeolocateBucket(archive="none", output="none", model="none", max_cost=200.0))
+    assert "\n" not in str(raised.value)
+    payable(Prices(own={HERE: 0.5}), None)
+    payable(Prices(), "auto")  # a cluster's nodes are not known yet
+    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
+    payable(Prices(), None)
 
 
 def test_without_a_cluster_it_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

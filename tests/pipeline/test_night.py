@@ -103,6 +103,8 @@ def test_who_looks_on() -> None:
         ({"max_rejected": 0.05}, account(ended="rejected: y", left="abandoned"), 3, "give the same command again"),
         ({}, account(ended="canary: 20 images", unfinished=4, left="abandoned"), 3, "the table stands as it was; look at runs"),
         ({"retry_rejected": ()}, account(ended="cost: x", unfinished=2), 4, "with the rest, after what was rejected again"),
+        ({}, account(ended="price: nobody knows", unfinished=2), 2, "price: nobody knows; 100 images are done, 2 of 5 shards"),
+        ({"all": True}, account(ended="price: x", left="open"), 2, "the table stands as it was; the same command goes on"),
     ],
 )  # fmt: skip
 def test_the_exit_status_tells_the_truth(flags: dict[str, Any], told: dict[str, Any], status: int, line: str | None) -> None:

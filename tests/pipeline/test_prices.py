@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from geobatch.errors import UserError
 from geobatch.pipeline.machines import named
-from geobatch.pipeline.prices import HOURS, SPOT_SHARE, Prices, load
+from geobatch.pipeline.prices import HOURS, SPOT_SHARE, Prices, dated, load
 from geobatch.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,9 +65,24 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, content: str, wrong
     assert wrong in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_prices_without_a_date_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"hours": {"this machine": 0.05}}')
+    for prices in (Prices(), load(Store(), str(file))):
+        assert dated(prices.date) == "prices without a date"
+    file.write_text('{"hours": {}, "date": "2026-11"}')
+    assert dated(load(Store(), str(file)).date) == "prices of 2026-11"
+
+
 def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--prices .* cannot be read"):
         load(Store(), str(tmp_path / "none.json"))
+
+
+def test_every_instance_of_the_nightly_manifest_has_a_price() -> None:
+    text = (ROOT / "jobs/cluster/nightly.yaml").read_text()
+    named = [name for each in re.findall(r"instance-type, operator: In, values: \[(.*?)\]", text) for name in each.split(", ")]
+    assert len(named) == 6 and [name for name in named if Prices().of(name) is None] == []
 
 
 def test_every_node_of_the_cluster_file_has_a_price() -> None:
