@@ -32,7 +32,8 @@ REASONS: dict[str, str] = {
     "timeout": "decoding, or the model's reply, took longer than its deadline",
     "crashed": "it killed its decoder's sandbox, or the model's engine whenever it was asked",
     # a multimodal LLM
-    "too_long": "the prompt with its picture is longer than the model's context; raise --generator.context",
+    "too_long": "the prompt with its picture is longer than the model's context; raise --geolocsft.generator.context, or "
+    "--ngcg.generator.context",
     "unparsed": "no reply could be read as a place, or as a description; the detail begins with what was replied",
     "refused": "the model declined to answer",
     "out_of_range": "the reply's coordinates are not on Earth",

@@ -33,4 +33,4 @@ class ArchiveConfig:
         if not 1 <= self.shard_rows <= 50_000:
             raise UserError(f"--shard-rows {self.shard_rows} is not between 1 and 50000; 256 suits most archives")
         if self.shard_bytes < 1 or self.max_bytes < 1:
-            raise UserError("--shard-bytes and --max-bytes must be at least 1; leave them at their defaults")
+            raise UserError("a unit of work and its largest image have 1 byte at least; leave --max-bytes at its default")

@@ -124,7 +124,9 @@ class Remote:
                 if loop.time() + pause > until:
                     raise MachineError(f"{self.endpoint.url} did not answer in {attempt} attempts: {why}") from None
                 if not self.answered and attempt >= _REFUSED and why.args[0].startswith("ConnectError"):
-                    raise UserError(f"nothing answers at {self.endpoint.url} ({why}); check --endpoint.url") from None
+                    raise UserError(
+                        f"nothing answers at {self.endpoint.url} ({why}); check the flag that ends in endpoint.url"
+                    ) from None
             await asyncio.sleep(pause)
 
     async def _once(self, body: dict[str, Any]) -> Reply:
@@ -143,7 +145,8 @@ class Remote:
         if got.status_code in (400, 413, 422):
             self._at_fault(got, body)
         raise UserError(
-            f"{self.endpoint.url} says {got.status_code} ({_said(got)[0]}); check --endpoint.url, --endpoint.model and {KEY}"
+            f"{self.endpoint.url} says {got.status_code} ({_said(got)[0]}); check {KEY} and the flags "
+            "that end in endpoint.url and endpoint.model"
         )
 
     def _overloaded(self, got: Any) -> None:

@@ -158,6 +158,9 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
             raise UserError(f"{base} holds no vision-language model (no config.json); a judge is one")
         settings = replace(settings, judge=replace(settings.judge, model=base))
         judge = {"judge": fingerprint_of_base(base)}
+    if settings.judge.endpoint.url:
+        say(f"pictures and the places proposed for them are sent to {settings.judge.endpoint.url}, as "
+            "--geotoken.judge.endpoint.url asks")  # fmt: skip
     fitted = Calibration.load(folder) if settings.selection.calibrated else None
     selector = geotoken.selection(settings).selector
     if fitted is not None and fitted.selector != selector:

@@ -52,7 +52,9 @@ class StoreConfig:
     def __post_init__(self) -> None:
         """Refuses what cannot work."""
         if self.attempts < 1 or self.in_flight < 1:
-            raise UserError("a store needs at least one attempt and one request in flight; raise --attempts or --in-flight")
+            raise UserError(
+                "a store needs at least one attempt and one request in flight; raise --store.attempts or --store.in-flight"
+            )
         if min(self.connect_timeout, self.read_timeout, self.request_timeout) <= 0:
             raise UserError("a store's timeouts must be more than 0 seconds; leave them at their defaults")
 

@@ -13,17 +13,20 @@ import pyarrow as pa
 import pytest
 
 from geobatch.engine import gallery as galleries
+from geobatch.engine.remote import Endpoint
 from geobatch.errors import UserError
+from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken.calibrate import fit
 from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import GeoToken, Selection, Selector
+from geobatch.methods.geotoken.judge import JudgeSettings
 from geobatch.methods.geotoken.locate import Locate
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.ngcg.area import Area
 from geobatch.methods.ngcg.locate import Locate as Ngcg
 from geobatch.methods.ngcg.serve import Serving
 from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
-from geobatch.pipeline.geolocate import GeolocateBucket
+from geobatch.pipeline.geolocate import GeolocateBucket, _job
 from geobatch.pipeline.methods import Chosen, choose
 from geobatch.pipeline.ngcg_model import open_model
 from geobatch.schema import GALLERY, empty_columns
@@ -145,6 +148,28 @@ def test_a_calibration_for_anothers_places_is_spoken_of(network: Path, capsys: p
     assert "calibrated for places chosen by expected_share: what is stated of places chosen by log_probability" in (
         capsys.readouterr().out
     )
+
+
+def test_a_judge_outside_the_cluster_is_spoken_of(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    far = JudgeSettings(endpoint=Endpoint(url="https://api.example.com/v1", model="m"))
+    chosen(network, geotoken=Locate(judge=far))
+    assert "sent to https://api.example.com/v1, as --geotoken.judge.endpoint.url asks" in capsys.readouterr().out
+
+
+def test_limits_may_be_raised_over_a_standing_table_and_what_decides_an_answer_may_not(network: Path) -> None:
+    photos = network / "photos"
+    photos.mkdir()
+
+    def made(**more: Any) -> str:
+        asked = GeolocateBucket(archive=str(photos), output=str(network / "out"), model=str(network), **more)
+        return _job(asked)[1].fingerprint
+
+    before = made()
+    assert made(max_bytes=1 << 30, retry_rejected=("too_large",)) == before
+    raised = DecodeConfig(max_pixels=10**9, deadline_s=60.0, memory_bytes=4 << 30)
+    assert made(decode=raised, retry_rejected=("too_many_pixels", "timeout", "out_of_memory")) == before
+    others = [made(decode=DecodeConfig(side=224)), made(decode=DecodeConfig(plugins=("p",))), made(no_exif=True)]
+    assert len({before, *others, made(coarsen=25.0)}) == 5
 
 
 def test_methods_that_are_none_or_anothers(student: Path) -> None:
