@@ -11,7 +11,8 @@ All rows of the table whose image has a known place are judged, rejected ones as
 has the same denominator; a choice that a row does not offer (no neighbours, no samples) is wrong there too.
 Rows without truth are counted, not judged, and so are places in the truth whose image the table does not
 hold, unless `count_missing` makes them wrong as well, as a published benchmark wants where images could not
-be had.
+be had. The same holds of other systems and other seeds: they are compared over the images that both, or all runs,
+hold, unless what one lacks is to count as wrong.
 
 The distance to the photographs' own GPS is reported beside all that, whatever the truth is. What else is known (`Beside`: other
 systems, other seeds, the gallery, a gazetteer) goes into comparisons and analyses.
@@ -35,13 +36,14 @@ from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
 from geobatch.benchmark.analyses.case import Gallery
 from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, SCORE
 from geobatch.benchmark.evaluation import Evaluation
-from geobatch.benchmark.intervals import Bootstrap, Interval, paired_difference, share_interval
+from geobatch.benchmark.intervals import Bootstrap, Difference, Interval, paired_difference, share_interval
 from geobatch.benchmark.judged import Judged, judged_of
 from geobatch.benchmark.lists import Chooser, Lists, Reading
 from geobatch.benchmark.metrics import Figures, figures
 from geobatch.benchmark.places import Places, numbers
 from geobatch.benchmark.regions import Regions, Where
 from geobatch.benchmark.truth import Truth
+from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
 from geobatch.schema import RADII_KM
 
@@ -54,7 +56,6 @@ class Beside:
 
     Attributes:
         choosers: other ways to choose among the table's candidates, by the name of their line.
-        others: further tables of the same images, by the name of their line.
         against: tables of other systems, by name: compared image by image.
         seeds: tables of the same system with other seeds, by name.
         regions: a gazetteer.
@@ -63,7 +64,6 @@ class Beside:
     """
 
     choosers: Mapping[str, Chooser] = field(default_factory=dict)
-    others: Mapping[str, pa.Table] = field(default_factory=dict)
     against: Mapping[str, pa.Table] = field(default_factory=dict)
     seeds: Mapping[str, pa.Table] = field(default_factory=dict)
     regions: Regions | None = None
@@ -99,7 +99,7 @@ def evaluate(
     judged = judged_of(whole, truth, count_missing)
     where = None if also.regions is None else also.regions.of(judged.true_latitude, judged.true_longitude)
     guessed = None if also.regions is None else also.regions.of(judged.latitude, judged.longitude)
-    case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how)
+    case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how, count_missing)
     findings, unmade = analysed(case, analyses)
     distances, held = case.distances, whole.held
     return Evaluation(
@@ -113,7 +113,7 @@ def evaluate(
         regions={} if where is None or guessed is None else _regions(where, guessed, how),
         against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
         against_score=_against_score(distances, how),
-        against=_against(judged, truth, also, where, guessed, how),
+        against=_against(judged, truth, also, (where, guessed), how, count_missing),
         calibration=case.calibration,
         coverage=judged.coverages(how),
         chosen_by=judged.counts("chosen_by"),
@@ -139,12 +139,17 @@ def _rejected(held: pa.Table) -> dict[str, int]:
 
 
 def _case(
-    judged: Judged, truth: Truth, also: Beside, where: tuple[Where | None, Where | None], lists: Lists, how: Bootstrap
+    judged: Judged,
+    truth: Truth,
+    also: Beside,
+    where: tuple[Where | None, Where | None],
+    lists: Lists,
+    how: Bootstrap,
+    count_missing: bool,
 ) -> Case:
     """What the analyses are given; `where` is of the true and of the chosen places."""
     distances = {CHOSEN: judged.km, **lists.ordered()}
-    for name, table in also.others.items():
-        distances[name] = judged.distance(*places_of(table, name, truth, judged.image_ids, judged.true_rows))
+    seeds = {name: places_of(table, name, truth, judged.image_ids, judged.true_rows) for name, table in also.seeds.items()}
     return Case(
         latitude=judged.latitude,
         longitude=judged.longitude,
@@ -159,7 +164,8 @@ def _case(
         guessed=where[1],
         gallery=also.gallery,
         cover=None if also.cover is None else (also.cover[0], also.cover[1](judged.true_latitude, judged.true_longitude)),
-        seeds={name: places_of(table, name, truth, judged.image_ids, judged.true_rows) for name, table in also.seeds.items()},
+        seeds={name: (one.latitude, one.longitude) for name, one in seeds.items()},
+        run_by_all=np.all([np.ones(len(judged.km), bool), *(one.held | count_missing for one in seeds.values())], axis=0),
     )
 
 
@@ -182,15 +188,26 @@ def _read(places: Places, judged: Judged, also: Beside, where: Where | None, poo
 
 
 def _against(
-    judged: Judged, truth: Truth, also: Beside, where: Where | None, guessed: Where | None, how: Bootstrap
+    judged: Judged, truth: Truth, also: Beside, where: tuple[Where | None, Where | None], how: Bootstrap, count_missing: bool
 ) -> dict[str, Comparison]:
+    """Over the images that both tables hold, or over all that are judged where missing ones count.
+
+    Raises:
+        UserError: they have no image in common.
+    """
     out = {}
     for name, table in also.against.items():
         theirs = places_of(table, name, truth, judged.image_ids, judged.true_rows)
+        both = np.ones(len(judged.km), bool) if count_missing else theirs.held
+        if not both.any():
+            raise UserError(f"{name} and the table have no image of {truth.name} in common; name a table of the same images")
         regions = None
-        if also.regions is not None and where is not None and guessed is not None:
-            regions = (where, guessed, also.regions.of(*theirs))
-        out[name] = compare(judged.km, judged.distance(*theirs), how, regions)
+        if also.regions is not None and where[0] is not None and where[1] is not None:
+            guessed = also.regions.of(theirs.latitude, theirs.longitude)
+            regions = (where[0].at(both), where[1].at(both), guessed.at(both))
+        km = judged.distance(theirs.latitude, theirs.longitude)
+        left_out = (int(np.sum(~both)), theirs.more)
+        out[name] = compare(judged.km[both], km[both], how, regions, left_out)
     return out
 
 
@@ -199,7 +216,7 @@ def _regions(where: Where, guessed: Where, how: Bootstrap) -> dict[str, Interval
     return {part: share_interval(float(hit.mean()), hit.size, how) for part, hit in hits.items()}
 
 
-def _against_score(distances: Mapping[str, Floats], how: Bootstrap) -> dict[str, dict[int, Interval]]:
+def _against_score(distances: Mapping[str, Floats], how: Bootstrap) -> dict[str, dict[int, Difference]]:
     """Of every choice that knows no truth, by how much it is within each radius more often than the log-probability's."""
     return {
         name: _paired(distance, distances[SCORE], how)
@@ -208,7 +225,7 @@ def _against_score(distances: Mapping[str, Floats], how: Bootstrap) -> dict[str,
     }
 
 
-def _paired(ours: Floats, theirs: Floats, how: Bootstrap) -> dict[int, Interval]:
+def _paired(ours: Floats, theirs: Floats, how: Bootstrap) -> dict[int, Difference]:
     return {km: paired_difference(ours, theirs, km, how) for km in RADII_KM}
 
 

@@ -23,7 +23,8 @@ One object holds both what is printed (`telling`) and, per image, what plots are
     unmade                    by analysis, why there is none
     sentences                 by figure above, one sentence that says what it shows
 
-Shares and other figures with an interval are {"value", "low", "high"}; what has no value is null.
+Shares and other figures with an interval are {"value", "low", "high"}, paired differences of shares also "p", the exact
+probability of so much by chance (`intervals`); what has no value is null.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from geobatch.benchmark.against import Comparison
 from geobatch.benchmark.analyses.case import Finding
 from geobatch.benchmark.choices import ORACLE, SCORE
 from geobatch.benchmark.confidence import Coverage
-from geobatch.benchmark.intervals import Interval
+from geobatch.benchmark.intervals import Difference, Interval
 from geobatch.benchmark.metrics import Calibration, Figures
 from geobatch.schema import RADII_KM
 
@@ -72,9 +73,9 @@ class Evaluation:
     """Figures of each way to choose, the chosen places first."""
     regions: dict[str, Interval]
     """Share of the chosen places in the right country, region and city; empty without a gazetteer."""
-    against_neighbour: dict[int, Interval]
+    against_neighbour: dict[int, Difference]
     """The chosen places' share less the nearest neighbour's, by radius."""
-    against_score: dict[str, dict[int, Interval]]
+    against_score: dict[str, dict[int, Difference]]
     """Each choice's share less the log-probability's, by radius; empty where the table has no samples."""
     against: dict[str, Comparison]
     """Of other systems by name."""

@@ -75,6 +75,10 @@ class Where:
     country: Codes
     continent: Codes
 
+    def at(self, some: NDArray[np.bool_]) -> Where:
+        """Of those places `(N,)` alone."""
+        return Where(self.town[some], self.city[some], self.region[some], self.country[some], self.continent[some])
+
 
 class Regions:
     """A gazetteer by numbers.

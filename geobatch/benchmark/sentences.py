@@ -1,7 +1,7 @@
 """One sentence for each figure of an evaluation, so that a page can say what a number shows without knowing it.
 
 The sentences are made from the numbers alone; nothing is claimed that an interval does not carry: "surely" is said where the
-95 % interval leaves zero out.
+95 % interval leaves zero out and McNemar's exact test agrees (`intervals`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from geobatch.benchmark import published
 from geobatch.benchmark.analyses.case import told
 from geobatch.benchmark.choices import CHOSEN, ORACLE, SCORE
-from geobatch.benchmark.intervals import Interval
+from geobatch.benchmark.intervals import Difference, Interval
 
 if TYPE_CHECKING:
     from geobatch.benchmark.evaluation import Evaluation
@@ -87,14 +87,12 @@ def _rank(found: Evaluation, benchmark: str) -> str:
     )
 
 
-def _better(differences: dict[int, Interval]) -> str:
-    better = [f"{km:g}" for km, one in differences.items() if one.low > 0]
-    worse = [f"{km:g}" for km, one in differences.items() if one.high < 0]
+def _better(differences: dict[int, Difference]) -> str:
+    better, worse = ([f"{km:g}" for km, one in differences.items() if one.sure == sign] for sign in (1, -1))
     one = differences[25]
     return (
-        f"within 25 km {100 * one.value:+.1f} points more often [{100 * one.low:+.1f}, {100 * one.high:+.1f}]; surely "
-        f"better at "
-        f"{'/'.join(better) or 'no radius'}{' km' if better else ''}, surely worse at {'/'.join(worse) or 'none'}"
+        f"within 25 km {100 * one.value:+.1f} points more often [{100 * one.low:+.1f}, {100 * one.high:+.1f}]; surely better "
+        f"at {'/'.join(better) or 'no radius'}{' km' if better else ''}, surely worse at {'/'.join(worse) or 'none'}"
         f"{' km' if worse else ''}."
     )
 

@@ -58,7 +58,7 @@ class Evaluate:
     benchmark: PlaceBenchmark | None = None
     """Published benchmark that the truth is of: others' published figures are printed, and missing images count as wrong."""
     against: tuple[str, ...] = ()
-    """Further tables or prediction files of the same images, compared image by image."""
+    """Further tables or prediction files, compared image by image over the images that both hold."""
     seeds: tuple[str, ...] = ()
     """Outputs of the same job with other seeds, for how much of a place is chance."""
     model: str | None = None
@@ -73,7 +73,7 @@ class Evaluate:
     background: str | None = None
     """Picture of the whole Earth, plain equirectangular, 180° W to 180° E, to draw on; default: plain dark."""
     count_missing: bool = False
-    """Count images of the truth that the table does not hold as wrong, as published benchmarks do."""
+    """Count images of the truth that a table (this, --against, --seeds) does not hold as wrong, as published benchmarks do."""
     bootstrap: int = 1000
     """Resamplings for the 95 % intervals."""
     store: StoreConfig = field(default_factory=StoreConfig)

@@ -55,6 +55,7 @@ class Case:
         gallery: the images that were retrieved from; None: not given.
         cover: land cover by name and `(N,)` which of them each true place has, -1 unknown; None: no map.
         seeds: places `(N,)` of the same images by further runs, by name.
+        run_by_all: `(N,)` the images that all those runs hold, placed or not; None: all.
     """
 
     latitude: Floats
@@ -71,6 +72,7 @@ class Case:
     gallery: Gallery | None = None
     cover: tuple[Sequence[str], NDArray[np.int64]] | None = None
     seeds: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    run_by_all: Bools | None = None
 
     @property
     def km(self) -> Floats:

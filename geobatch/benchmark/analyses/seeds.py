@@ -2,7 +2,8 @@
 
 Of an image placed by all S runs, the spread is the root mean square distance of its S places from their mean direction on the
 sphere, in km along the ground; its variance is the spread's square. An image flips at a radius if some runs place it within and
-others do not. Two means of shares differ by chance as much as their standard deviation over runs says.
+others do not. Two means of shares differ by chance as much as their standard deviation over runs says. Images that some run
+does not hold are left out, unless missing images count as wrong.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def analyse(case: Case) -> Finding | str:
     if not case.seeds:
         return "there is one run only; give others of other seeds by --seeds"
     runs = {"this": (case.latitude, case.longitude), **case.seeds}
-    latitude, longitude = (np.stack([places[axis] for places in runs.values()]) for axis in (0, 1))
-    km = haversine_km(latitude, longitude, case.true_latitude, case.true_longitude)
+    among = np.ones(len(case), bool) if case.run_by_all is None else case.run_by_all
+    latitude, longitude = (np.stack([places[axis][among] for places in runs.values()]) for axis in (0, 1))
+    km = haversine_km(latitude, longitude, case.true_latitude[among], case.true_longitude[among])
     spread = spread_km(latitude, longitude)
     spread = spread[~np.isnan(spread)]
     if not spread.size:
@@ -57,6 +59,8 @@ def analyse(case: Case) -> Finding | str:
         )
     figures = {
         "runs": len(runs),
+        "compared": int(among.sum()),
+        "left_out": int(np.sum(~among)),
         "images": int(spread.size),
         "median_spread_km": float(np.median(spread)),
         "mean_spread_km": float(spread.mean()),
@@ -67,10 +71,9 @@ def analyse(case: Case) -> Finding | str:
     sentence = (
         f"Over {len(runs)} runs the places of an image lie {figures['median_spread_km']:.3g} km about their middle in the "
         f"median "
-        f"({figures['mean_spread_km']:.3g} km in the mean), {100 * figures['steady_within_1km']:.0f} % of {spread.size:,} "
-        f"images "
-        f"within 1 km; at 25 km {100 * at['flipping']:.1f} % of images are right in some runs and wrong in others, and "
-        f"the share "
-        f"of a run deviates by {100 * at['deviation_of_runs']:.2f} points."
+        f"({figures['mean_spread_km']:.3g} km in the mean), {100 * figures['steady_within_1km']:.0f} % of the {spread.size:,} "
+        f"placed by all within 1 km; at 25 km {100 * at['flipping']:.1f} % of {among.sum():,} images are right in some runs "
+        f"and wrong in others, and the share of a run deviates by {100 * at['deviation_of_runs']:.2f} points."
+        + (f" {np.sum(~among):,} images that not all runs hold are left out." if not among.all() else "")
     )
     return Finding(name="seeds", title="Stability over seeds", sentence=sentence, figures=figures, rows=rows)
