@@ -76,6 +76,18 @@ def check_launcher(config: Document) -> None:
             assert disk["Ebs"]["VolumeType"] in ebs.members["VolumeType"].enum
     check_pools(config)
     check_closed(config)
+    check_image(config)
+
+
+def check_image(config: Document) -> None:
+    """A private image is pulled by nodes that have signed in to its registry, in its region, and the rights for it are told."""
+    registry = config["docker"]["image"].split("/")[0]
+    region = config["provider"]["region"]
+    signed_in = [each for each in config["initialization_commands"] if "docker login" in each]
+    assert len(signed_in) == 1 and signed_in[0].endswith(f"--password-stdin {registry}")
+    assert f"aws ecr get-login-password --region {region} |" in signed_in[0]
+    said = (ROOT / "cluster.yaml").read_text()
+    assert all(right in said for right in ("GetAuthorizationToken", "BatchGetImage", "GetDownloadUrlForLayer"))
 
 
 def check_pools(config: Document) -> None:
@@ -226,6 +238,10 @@ SPOILED_LAUNCHER: dict[str, Callable[[Document], object]] = {
     ),
     "a token that is not brought": lambda c: c["file_mounts"].clear(),
     "spot that is kept": lambda c: c["provider"].update(cache_stopped_nodes=True),
+    "an image that nobody may pull": lambda c: c["initialization_commands"].pop(),
+    "another registry than is signed in to": lambda c: c["docker"].update(
+        image="OTHER.dkr.ecr.us-west-2.amazonaws.com/g:0.1.0"
+    ),
     "another Ray": lambda c: c.update(setup_commands=["pip install ray"]),
 }
 
