@@ -67,7 +67,7 @@ def _backend(model: str, config: GeneratorConfig, adapter: Path | None) -> Backe
         return scripted.Scripted.load(Path(model))
     if kind == "vllm":
         if importlib.util.find_spec("vllm") is None:
-            raise UserError("vLLM is not installed here; install vllm, or use --generator.backend transformers")
+            raise UserError("vLLM is not installed here; install vllm, or set generator.backend to transformers")
         from geobatch.engine.served import Served
 
         return Served(model, config, adapter)

@@ -30,7 +30,7 @@ class Plain:
 
     def __init__(self, model: str, config: GeneratorConfig, adapter: Path | None = None) -> None:
         if config.tensor_parallel != 1:
-            raise UserError("the transformers backend holds a model on one GPU; use vLLM for --generator.tensor-parallel")
+            raise UserError("the transformers backend holds a model on one GPU; use vLLM for tensor-parallel above 1")
         self.model, self.config, self.adapter = model, config, adapter
         self.chat = Chat(model)
         self.context = min(config.context, context_of(model))

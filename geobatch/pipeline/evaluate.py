@@ -62,8 +62,7 @@ class Evaluate:
     seeds: tuple[str, ...] = ()
     """Outputs of the same job with other seeds, for how much of a place is chance."""
     model: str | None = None
-    """Folder of the model that located them: its calibration is what other selectors are tried with, its gallery is "
-    "analysed."""
+    """Folder of the model that located them: other selectors are tried with its calibration, and its gallery is analysed."""
     gallery: str | None = None
     """Folder of the gallery that was retrieved from; default: the model's."""
     analyses: tuple[Analysis, ...] = ALL

@@ -39,7 +39,7 @@ class Locate:
     form: Form = "tag"
     """How a model without a card is asked to answer; a tuned model's card knows how it was taught."""
     hints: int = 0
-    """Nearest places of --gallery that the question tells, made by --hint-encoder; 0: none."""
+    """Nearest places of --gallery that the question tells, made by --geolocsft.hint-encoder; 0: none."""
     hint_encoder: str | None = None
     """Folder of the encoder that built the gallery."""
 
