@@ -1,10 +1,10 @@
 """The three columns of a truth file: names, latitudes, longitudes, out of CSV or Parquet of any size.
 
 Every benchmark names its columns differently (`IMG_ID, LAT, LON`; `id, latitude, longitude`; `img_id, gt_lat, gt_long`), so
-titles are guessed from a list; values never are. Files are read in a stream and by columns, everything but the three dropped
-on the way: OSV-5M's 4.9 million rows of 31 columns become 0.2 GB. What Arrow's CSV reader does not read as the csv module
-does (rows of too many or too few cells, numbers written oddly) is read again row by row, so that the answer, or the complaint
-with its row number, is the same for every file; a test compares both.
+titles are guessed from a list (`titles`); values never are. Files are read in a stream and by columns, everything but the three
+dropped on the way: OSV-5M's 4.9 million rows of 31 columns become 0.2 GB. What Arrow's CSV reader does not read as the csv
+module does (rows of too many or too few cells, numbers written oddly) is read again row by row, so that the answer, or the
+complaint with its row number, is the same for every file; a test compares both.
 
 Files that were written for people end in more than data: a header again where two files were joined, or a blank line, a second
 header and a row of means. Such lines are left out, and a note says so; anything else that is no number is refused.
@@ -25,28 +25,11 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from geobatch.benchmark.titles import TRUTH, Wanted, plain
+from geobatch.benchmark.titles import chosen as chosen_of
 from geobatch.errors import UserError
 
 Floats = NDArray[np.float64]
-
-#: Names of columns, in lower case with `_` for blanks and hyphens; the first that is there wins.
-IMAGE_NAMES = (
-    *("image_id", "img_id", "imageid", "id", "file", "file_name", "filename", "image", "img", "path"),
-    *("filepath", "file_path", "key", "uri", "url", "name"),
-)
-LATITUDE_NAMES = ("latitude", "lat", "gt_lat", "gt_latitude", "true_lat", "true_latitude")
-LONGITUDE_NAMES = (
-    *("longitude", "lon", "lng", "long", "gt_lon", "gt_lng", "gt_long", "gt_longitude"),
-    *("true_lon", "true_longitude"),
-)
-
-#: By column the titles that it may have, and what it is.
-Wanted = tuple[tuple[tuple[str, ...], str], ...]
-TRUTH: Wanted = (
-    (IMAGE_NAMES, "an image id"),
-    (LATITUDE_NAMES, "a latitude"),
-    (LONGITUDE_NAMES, "a longitude"),
-)
 
 _NOTHING = ("", "nan", "null", "none", "na")
 #: What Arrow is to read as no number; other spellings of these it does not read, and the slow way does.
@@ -60,7 +43,7 @@ _HEAD, _BLOCK = 1 << 16, 8 << 20
 
 
 class Columns(NamedTuple):
-    """Names `(N,)`, and degrees `(N,)`, NaN where empty."""
+    """Names `(N,)` without blanks around them, "" where there is none, and degrees `(N,)`, NaN where empty."""
 
     image_id: pa.LargeStringArray
     latitude: Floats
@@ -88,8 +71,8 @@ def streamed(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns | Non
     if '"' in line or "\r" in line or not line:
         return None
     delimiter = _delimiter(line)
-    titles = [_plain(title) for title in line.split(delimiter)]
-    chosen = _chosen(titles, name, wanted)
+    titles = [plain(title) for title in line.split(delimiter)]
+    chosen = chosen_of(titles, name, wanted)
     if len(set(chosen)) < 3:
         return None
     try:
@@ -117,8 +100,8 @@ def from_csv(data: bytes, name: str, wanted: Wanted = TRUTH) -> Columns:
     for number, row in enumerate(lines, 1):
         if len(row) < len(header):
             raise UserError(f"row {number} of {name} has {len(row)} of {len(header)} columns; complete or drop it")
-    titles = [_plain(title) for title in header]
-    ids, latitude, longitude = ([row[at] for row in lines] for at in _chosen(titles, name, wanted))
+    titles = [plain(title) for title in header]
+    ids, latitude, longitude = ([row[at] for row in lines] for at in chosen_of(titles, name, wanted))
     return _columns(ids, latitude, longitude, name)._replace(notes=notes)
 
 
@@ -156,7 +139,7 @@ def from_parquet(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns:
     try:
         table = pq.ParquetFile(file)
         titles = table.schema_arrow.names
-        chosen = [titles[at] for at in _chosen([_plain(title) for title in titles], name, wanted)]
+        chosen = [titles[at] for at in chosen_of([plain(title) for title in titles], name, wanted)]
         found = table.read(columns=[*dict.fromkeys(chosen)], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name} is a damaged Parquet file ({error}); write it again") from error
@@ -165,8 +148,9 @@ def from_parquet(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns:
     if (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)) and all(
         pa.types.is_floating(column.type) or pa.types.is_integer(column.type) for column in columns[1:]
     ):
-        return Columns(pc.fill_null(columns[0].cast(pa.large_string()), "None"), _floats(columns[1]), _floats(columns[2]))
-    return _columns([str(each) for each in columns[0].to_pylist()], columns[1].to_pylist(), columns[2].to_pylist(), name)
+        return Columns(_trimmed(columns[0].cast(pa.large_string())), _floats(columns[1]), _floats(columns[2]))
+    ids = ["" if each is None else str(each) for each in columns[0].to_pylist()]
+    return _columns(ids, columns[1].to_pylist(), columns[2].to_pylist(), name)
 
 
 def _by_columns(file: BinaryIO, width: int, delimiter: str, chosen: list[int]) -> Columns:
@@ -187,11 +171,11 @@ def _by_columns(file: BinaryIO, width: int, delimiter: str, chosen: list[int]) -
     for batch in reader:
         if (pc.max(pc.binary_length(batch.column(0))).as_py() or 0) > csv.field_size_limit():
             raise _Odd
-        image_id.append(batch.column(0))
+        image_id.append(_trimmed(batch.column(0)))
         latitude.append(_floats(batch.column(1)))
         longitude.append(_floats(batch.column(2)))
         nameless = np.isnan(latitude[-1]) & np.isnan(longitude[-1])
-        if nameless.any() and "" in pc.utf8_trim_whitespace(batch.column(0).filter(pa.array(nameless))).to_pylist():
+        if nameless.any() and "" in image_id[-1].filter(pa.array(nameless)).to_pylist():
             raise _Odd  # perhaps a line of nothing but delimiters
     return Columns(
         pa.concat_arrays(image_id) if image_id else pa.array([], pa.large_string()),
@@ -224,26 +208,23 @@ def _delimiter(line: str) -> str:
 
 def _columns(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
     north, east = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
-    return Columns(pa.array(ids, pa.large_string()), north, east)
+    return Columns(_trimmed(pa.array(ids, pa.large_string())), north, east)
+
+
+def _trimmed(ids: pa.Array) -> pa.LargeStringArray:
+    return pc.utf8_trim_whitespace(pc.fill_null(ids, ""))
+
+
+def named(columns: Columns, name: str) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Which rows `(N,)` have a name, and the notes with what is to be said of those that have none."""
+    there = pc.not_equal(columns.image_id, "").to_numpy(zero_copy_only=False)
+    without = int(np.sum(~there))
+    note = (f"{without} rows of {name} have no image id; they are left out",) if without else ()
+    return there, (*columns.notes, *note)
 
 
 def _floats(column: pa.Array) -> Floats:
     return cast(Floats, pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False))
-
-
-def _plain(title: str) -> str:
-    return re.sub(r"[\s-]+", "_", title.strip().lower())
-
-
-def _chosen(titles: list[str], name: str, wanted: Wanted) -> list[int]:
-    """Where the three columns stand; the last of those that are called alike."""
-    chosen = []
-    for names, what in wanted:
-        title = next((one for one in names if one in titles), None)
-        if title is None:
-            raise UserError(f"{name} has no column for {what}; name one {names[0]!r}")
-        chosen.append(len(titles) - 1 - titles[::-1].index(title))
-    return chosen
 
 
 def _numbers(cells: Sequence[object], what: str, name: str) -> Floats:

@@ -28,10 +28,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geobatch.benchmark.columns import IMAGE_NAMES
 from geobatch.benchmark.geotiff import ground, is_tiff
 from geobatch.benchmark.lookup import Lookup
 from geobatch.benchmark.named import path_of, place_of, rows_of
+from geobatch.benchmark.titles import IMAGE_NAMES
 from geobatch.benchmark.truth import Truth, load_truth
 from geobatch.errors import Rejection, UserError
 from geobatch.geo.tiles import Scheme, centres, place_in_name, side_km, tile_in_name

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geobatch.benchmark.columns import Columns, Floats, from_csv, from_parquet, streamed
+from geobatch.benchmark.columns import Columns, Floats, from_csv, from_parquet, named, streamed
 from geobatch.benchmark.lookup import Lookup
 from geobatch.benchmark.names import BLOCK, Names
 from geobatch.errors import UserError
@@ -187,8 +187,10 @@ def truth_of(image_ids: Sequence[str], latitude: Floats, longitude: Floats, name
 
 
 def _truth(columns: Columns, name: str) -> Truth:
-    image_ids, latitude, longitude, notes = columns
-    known = ~(np.isnan(latitude) | np.isnan(longitude))
+    image_ids, latitude, longitude, _ = columns
+    there, notes = named(columns, name)
+    empty = np.isnan(latitude) | np.isnan(longitude)
+    known = there & ~empty
     if _exchanged(latitude[known], longitude[known]):
         latitude, longitude = longitude, latitude
         beyond = int(np.sum(np.abs(longitude[known]) > 90))
@@ -203,8 +205,10 @@ def _truth(columns: Columns, name: str) -> Truth:
         )
     if not known.any():
         raise UserError(f"{name} holds no place; give a file with image ids, latitudes and longitudes")
-    without = int(np.sum(~known))
+    without = int(np.sum(there & empty))
     if without:
+        notes = (*notes, f"{without} rows of {name} have no coordinates; they are left out")
+    if not known.all():
         image_ids, latitude, longitude = image_ids.filter(pa.array(known)), latitude[known], longitude[known]
     kept, lookup = _first_of_each(image_ids, latitude, longitude, name)
     if kept.all():

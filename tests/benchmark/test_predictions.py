@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from geobatch.benchmark.predictions import is_file, load_predictions
+from geobatch.benchmark.truth import read_truth
 from geobatch.errors import UserError
 from geobatch.pipeline.evaluate import Evaluate, evaluate_places
 from geobatch.store import NotFound, Store
@@ -39,6 +40,58 @@ def test_a_predicted_place_goes_before_one_that_is_true(tmp_path: Path) -> None:
     assert table["latitude"].to_pylist() == [3, None, None] and table["longitude"].to_pylist() == [4, None, None]
     assert table["status"].to_pylist() == ["placed", "rejected", "rejected"]
     assert table["reason"].to_pylist() == [None, "no_place", "no_place"]
+
+
+@pytest.mark.parametrize(
+    ("header", "predicted", "true"),
+    [
+        ("id,lat,lng,lat_pred,lng_pred", (3, 4), (1, 2)),
+        ("id,lat,lon,lat_predicted,lon_predicted", (3, 4), (1, 2)),
+        ("id,lat,lon,gt_lat,gt_lon", (1, 2), (3, 4)),
+        ("id,latitude,longitude,true_latitude,true_longitude", (1, 2), (3, 4)),
+        ("id,pred_lat,gt_lng,gt_lat,pred_long", (1, 4), (3, 2)),
+        ("id,lat,relation_pred,b,lng", (1, 4), (1, 4)),
+        ("id,lat,lng,latpred,lngpred", "'latpred' and no column that belongs to it; name two columns 'predicted_lat'", (1, 2)),
+        ("id,lat,lng,predicted_lat,x", "'predicted_lat' and no column that belongs to it", (1, 2)),
+        ("id,lat,y,predicted_lon,x", "'predicted_lon' and no column that belongs", "has no column for a longitude"),
+        ("id,lat,x,gt_lat,gt_lon", "has no column for a predicted longitude", (3, 4)),
+        ("id,lat,lon,gt_lat,x", (1, 2), "'gt_lat' and no column that belongs to it; name two columns 'latitude'"),
+    ],
+)
+def test_both_axes_come_from_one_family_of_titles(
+    tmp_path: Path, header: str, predicted: tuple[float, float] | str, true: tuple[float, float] | str
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f"{header}\na,1,2,3,4\n")
+
+    def places() -> tuple[float, float]:
+        table = load_predictions(Store(), str(path))[0]
+        return table["latitude"][0].as_py(), table["longitude"][0].as_py()
+
+    def truths() -> tuple[float, float]:
+        found = read_truth(path)
+        return float(found.latitude[0]), float(found.longitude[0])
+
+    for read, expected in ((places, predicted), (truths, true)):
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected):
+                read()
+        else:
+            assert read() == expected
+
+
+def test_rows_without_a_name_are_left_out_and_blanks_around_one(tmp_path: Path) -> None:
+    text, parquet = tmp_path / "p.csv", tmp_path / "p.parquet"
+    text.write_text("id,lat,lon\n a ,1,2\n,3,4\nb,,\n")
+    pq.write_table(pa.table({"id": [" a ", None, "b"], "lat": [1.0, 3.0, None], "lon": [2.0, 4.0, None]}), parquet)
+    for path in (text, parquet):
+        table, notes = load_predictions(Store(), str(path))
+        assert table["image_id"].to_pylist() == ["a", "b"] and table["latitude"].to_pylist() == [1, None]
+        nameless = f"1 rows of {path} have no image id; they are left out"
+        assert notes == (nameless,)
+        known = read_truth(path)
+        assert (known.image_id, known.without_place) == (("a",), 1)
+        assert known.notes == (nameless, f"1 rows of {path} have no coordinates; they are left out")
 
 
 def test_parquet_and_plain_titles(tmp_path: Path) -> None:

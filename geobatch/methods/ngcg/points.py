@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geobatch.benchmark.columns import IMAGE_NAMES
 from geobatch.benchmark.named import rows_of
+from geobatch.benchmark.titles import IMAGE_NAMES
 from geobatch.benchmark.truth import load_truth
 from geobatch.engine.gallery import Rows
 from geobatch.errors import UserError
