@@ -169,11 +169,17 @@ def test_distance_to_the_gallery_and_leakage() -> None:
         ("what has a gallery image within 0.1 km", 30),
         ("what has a gallery image within 1 km", 30),
     ]
-    assert leaked.figures["drop_25km"] == 0.5 and "at most 50.0 points" in leaked.sentence
+    assert leaked.figures["drop_25km"] == 0.5 and "accuracy falls by 50.0 points [" in leaked.sentence
+    # Half the images are right and marked: the fall is the share right of a resample, since none right remains.
+    assert leaked.figures["drop_25km_low"] == pytest.approx(0.5 - 1.96 * (0.25 / 60) ** 0.5, abs=0.05)
     made.lists.similarity[:] = np.linspace(0.5, 0.97, 60)
     alike = {row["left_out"]: row["images_left_out"] for row in found(leakage.analyse(made)).rows}
     assert alike["first neighbours at least 0.95 alike"] == 3 and alike["first neighbours at least 0.99 alike"] == 0
     assert alike["the most alike tenth"] == 6 and alike["the most alike hundredth"] == 1
+    # One image left out of 60 says nothing.
+    few = case(true, placed)
+    few.lists.similarity[0] = 1.0
+    assert leakage.analyse(few) == "no mark of near-duplicates parts the images into two groups of at least 20"
     assert "give --gallery" in str(nearest.analyse(case(true, placed)))
     assert "give --gallery" in str(leakage.analyse(case(true, placed)))
 
