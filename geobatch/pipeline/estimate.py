@@ -223,7 +223,7 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     least = "" if told["complete"] else "at least "
     if told["images"] is None:
         return [
-            f"dry run: {least}{_size(told['bytes'])} in {told['shards']:,} shards; nothing was written",
+            f"dry run: {least}{_size(told['bytes'])} in {told['shards']:,} shards; nothing of it stays",
             f"  {passed}",
             "  no image in the sample; give --sample.images more",
         ]
@@ -231,7 +231,7 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     sample = told["sample"]
     first = (
         f"dry run: {least}{about}{told['images']:,} images, {_size(told['bytes'])} in {told['shards']:,} shards; "
-        "nothing was written"
+        "nothing of it stays"
     )
     reasons = sorted(sample["reasons"].items(), key=lambda each: -each[1])
     said = [

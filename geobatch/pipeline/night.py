@@ -48,7 +48,8 @@ class Night:
     timezone: str | None = None
     """Zone of the deadline, such as Europe/Berlin; default: this machine's."""
     max_cost: float | None = None
-    """USD after which the run ends in order, by --prices; of what earlier drivers of the same run spent the last 12 h count."""
+    """USD after which the run ends in order, by --prices, which must name this machine's where there is no cluster; of what
+    earlier drivers of the same run spent the last 12 h count."""
     max_rejected: float = 1.0
     """Share of the run's images that may be rejected; more end with status 3, far more end the run early. 1 allows all."""
     canary: str | None = None

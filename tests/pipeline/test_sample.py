@@ -152,7 +152,7 @@ def test_by_hand() -> None:
     assert told["stages"]["Embed"] == {"seconds_an_image": 0.04, "workers": 1}
     said = lines({"new": True, "unfinished": "", "listed": 1003, "skipped": 2, "known": 1, "complete": False, **told}, "out")
     assert said == [
-        "dry run: at least about 2,500 images, 40.0 MB in 13 shards; nothing was written",
+        "dry run: at least about 2,500 images, 40.0 MB in 13 shards; nothing of it stays",
         "  passed over: 2 that are no images by name, 1 already in the table",
         "  sample: 150 images in 16 s, the first after 10 s; 10 rejected, broken 10",
         "  Read   10.00 ms an image, 1 at once",
@@ -178,7 +178,7 @@ def test_a_sample_without_an_image_gives_counts_and_one_line() -> None:
         assert lines(
             {"new": True, "unfinished": "", "listed": 3, "skipped": 0, "known": 0, "complete": True, **told}, "out"
         ) == [
-            "dry run: 30.0 MB in 3 shards; nothing was written",
+            "dry run: 30.0 MB in 3 shards; nothing of it stays",
             "  passed over: 0 that are no images by name, 0 already in the table",
             "  no image in the sample; give --sample.images more",
         ]

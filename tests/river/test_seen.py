@@ -232,4 +232,4 @@ def test_the_estimate_wrote_nothing_and_was_right(seen: Seen) -> None:
     assert 1 / FACTOR < ratio < FACTOR
     assert told["usd"] == pytest.approx(told["seconds"] / 3600 * 3.6, abs=1e-3)
     lines = estimates.lines(told, "out")
-    assert "240 images" in lines[0] and "nothing was written" in lines[0] and any("<- the slowest" in line for line in lines)
+    assert "240 images" in lines[0] and "nothing of it stays" in lines[0] and any("<- the slowest" in line for line in lines)
