@@ -5,8 +5,8 @@
            │                                       └─ exports   GeoJSON, CSV, sidecars
            └─ its run's account; evaluation.json; the archive, for pictures
 
-Memory holds two parts, at most twice the page's rows, and four bytes a judged image, however long the table is: 400,000 rows of
-100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the images of the first table;
+Memory holds two parts, at most twice the page's rows, and twelve bytes a judged image, however long the table is: 400,000 rows
+of 100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the images of the first table;
 what others say of them is looked up as they pass by.
 """
 
@@ -62,7 +62,8 @@ class Report:
     title: str | None = None
     """Title of the page; default: how many images were located, and by which method."""
     shown: int = 100_000
-    """Images on the page at most; of more, the ends and a draw. Its figures are always of all."""
+    """Images on the page at most; of more, the ends and a draw. Tables, tiles and the curve are of all, what is counted
+    of filters, of stated probabilities and between runs is of those on the page."""
     pictures: int = 300
     """Images of which the page has a picture, at most half of --shown: a third the worst, a third the best, a third at
     random."""
@@ -212,7 +213,8 @@ def _sample(config: Report, read: Read, pictures: int, note: str) -> str:
     words = f"All {total:,} images are here."
     if there < total:
         words = (
-            f"{there:,} of {total:,} images are here: the {ends}, rejected ones, and a draw of the rest; figures are of all."
+            f"{there:,} of {total:,} images are here: the {ends}, rejected ones, and a draw of the rest. Tables, tiles and the "
+            "curve are of all; what is filtered, set against stated probabilities or counted between runs is of those here."
         )
     if pictures:
         words += f" {pictures:,} have a picture: the {ends}, and a draw."

@@ -136,7 +136,8 @@ def choices_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     rows = []
     for name, one in ((evaluation or {}).get("choices") or {}).items():
         shares = {str(km): one["shares"].get(f"{km}km") for km in RADII_KM}
-        rows.append({"name": name, "shares": shares, **{key: _value(one.get(key)) for key in ("median_km", "mean_km")}})
+        figures = {key: _value(one.get(key)) for key in ("median_km", "mean_km", "images")}
+        rows.append({"name": name, "shares": shares, **figures})
     for one in (evaluation or {}).get("published") or []:
         figures = dict(zip(one.get("columns") or (), one.get("figures") or (), strict=False))
         shares = {str(km): figures[f"{km}km"] / 100 for km in RADII_KM if f"{km}km" in figures}

@@ -52,7 +52,7 @@ function colourings() {
           const [was, is] = [one.error[row], other.error[row]];
           if (!(was >= 0)) return is >= 0 ? 3 : -1;
           if (!(is >= 0)) return 4;
-          return is <= was / 2 ? 0 : is >= was * 2 && is > 0 ? 2 : 1;
+          return is < was && is <= was / 2 ? 0 : is > was && is >= was * 2 ? 2 : 1;
         };
       },
     };

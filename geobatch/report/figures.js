@@ -11,6 +11,13 @@ function curveX(distance) {
 const curveY = (share) => CURVE.top + (1 - share) * (CURVE.height - CURVE.top - CURVE.bottom);
 const pathOf = (points) => points.map(([x, y], at) => `${at ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
+// Kilometres below which two distances are the same, as in an evaluation.
+const CLOSE = 1;
+
+// Whether the page holds a part of the images alone: its ends and a draw, which have other shares than all.
+const partly = () => images.size < runs[0].totals.images;
+const ofPage = () => `${count(images.size)} images on this page, ends and a draw of ${count(runs[0].totals.images)}`;
+
 // Share within each of the page's distances, of the rows that the filters left.
 function curveOf(run, rows) {
   const errors = Float32Array.from(rows.filter((row) => images.truth.has(row)), (row) => (run.error[row] >= 0 ? run.error[row] : Infinity)).sort();
@@ -36,7 +43,7 @@ function drawCurve() {
     const shares = filtered ? curveOf(run, kept.rows) : null;
     if (shares) {
       lines.push(el("path", { class: "line", d: pathOf(points(shares)), style: { stroke: colour } }));
-      keys.push(el("span", {}, el("i", { style: { background: colour } }), `${run.name}, filtered`));
+      keys.push(el("span", {}, el("i", { style: { background: colour } }), `${run.name}, filtered${partly() ? `, of the ${ofPage()}` : ""}`));
     }
   });
   const grid = [];
@@ -84,7 +91,7 @@ function drawDoubt() {
     grid.push(el("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, `${100 * value} %`), el("text", { x, y: side + 30, "text-anchor": "middle" }, `${100 * value} %`));
   }
   grid.push(el("path", { class: "line dim", d: pathOf([at(0, 0), at(1, 1)]), style: { stroke: "var(--faint)" } }));
-  const words = `Across: the stated probability of being within ${count(radius)} km. Up: the share that was. On the diagonal a probability is what it says; a dot's area is its number of images.`;
+  const words = `Across: the stated probability of being within ${count(radius)} km. Up: the share that was. On the diagonal a probability is what it says; a dot's area is its number of images.${partly() ? ` Counted are the ${ofPage()}: not what a probability is worth over all.` : ""}`;
   fill(target, el("div", { class: "doubt" }, el("svg", { viewBox: `0 0 ${left + side + 20} ${side + 36}`, role: "img", "aria-label": words }, grid, lines), el("div", {}, el("p", { class: "faint" }, words), runs.length > 1 ? el("div", { class: "keys" }, keys) : null)));
 }
 
@@ -119,11 +126,12 @@ function drawFigures() {
   const fair = rows.filter((row) => !row.name.includes("oracle") && !row.published);
   const best = Object.fromEntries(images.radii.map((radius) => [radius, Math.max(...fair.map((row) => value(row, radius) ?? 0))]));
   const table = el("table", {},
-    el("thead", {}, el("tr", {}, el("th", {}, "% of images, within"), images.radii.map((radius) => el("th", {}, `${count(radius)} km`)), el("th", {}, "median km"), el("th", {}, "mean km"))),
+    el("thead", {}, el("tr", {}, el("th", {}, "% of images, within"), images.radii.map((radius) => el("th", {}, `${count(radius)} km`)), el("th", {}, "median km"), el("th", {}, "mean km"), el("th", {}, "images"))),
     el("tbody", {}, rows.map((row) => el("tr", { class: fair.includes(row) ? null : "faint" }, el("td", {}, row.name, row.published ? el("span", { class: "range" }, `published: ${row.published}`) : null),
       images.radii.map((radius) => cell(row.shares[radius], fair.length > 1 && fair.includes(row) && value(row, radius) === best[radius] && best[radius] > 0)),
-      el("td", {}, km(row.median_km ?? NaN).replace(" km", "")), el("td", {}, km(row.mean_km ?? NaN).replace(" km", ""))))));
-  const notes = [`${count(runs[0].totals.judged)} images have a truth; one without a place counts as beyond every distance.`];
+      el("td", {}, km(row.median_km ?? NaN).replace(" km", "")), el("td", {}, km(row.mean_km ?? NaN).replace(" km", "")),
+      el("td", {}, Number.isFinite(row.images) ? count(row.images) : "–")))));
+  const notes = ["Of the images whose truth is known; one without a place counts as beyond every distance."];
   if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
   if (rows.some((row) => row.published)) notes.push("Published rows are their authors' own, on the benchmark's whole.");
   if (rows.some((row) => row.shares[images.radii[0]]?.low !== undefined)) notes.push("Small figures: 95 % intervals.");
@@ -135,19 +143,23 @@ function drawFigures() {
   drawDoubt();
 }
 
-// Wins and losses of later runs against the first, image by image.
+// Wins and losses of later runs against the first, image by image, over the images that both hold.
 function duel() {
   if (runs.length < 2 || !images.hasTruth) return null;
   const lines = runs.slice(1).map((run) => {
-    let nearer = 0, farther = 0, same = 0;
+    let nearer = 0, farther = 0, same = 0, lacking = 0;
     for (let row = 0; row < images.size; row++) {
-      if (!images.truth.has(row) || !run.status[row]) continue;
+      if (!images.truth.has(row)) continue;
+      if (!run.status[row]) {
+        lacking++;
+        continue;
+      }
       const was = runs[0].error[row] >= 0 ? runs[0].error[row] : Infinity, is = run.error[row] >= 0 ? run.error[row] : Infinity;
-      if (is < was - 0.001) nearer++;
-      else if (is > was + 0.001) farther++;
+      if (is + CLOSE < was) nearer++;
+      else if (was + CLOSE < is) farther++;
       else same++;
     }
-    return `${run.name} is nearer than ${runs[0].name} on ${count(nearer)} images, farther on ${count(farther)}, the same on ${count(same)}.`;
+    return `${run.name} is nearer than ${runs[0].name} on ${count(nearer)} images, farther on ${count(farther)}, the same (${CLOSE} km) on ${count(same)}${partly() ? `, of the ${ofPage()}` : ""}${lacking ? `; ${count(lacking)} that it does not hold are left out` : ""}.`;
   });
   return lines.map((line) => el("p", { style: { "margin-top": "8px" } }, line));
 }

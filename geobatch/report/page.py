@@ -55,7 +55,8 @@ class Run:
             `reason`, `detail`, `latitude`, `longitude`, `error_km`; and of the probabilities, `radius_90_km`, `area`,
             `chosen_by`, `text` what there is.
         totals: exact figures of the whole run (`tally.Tally.figures`).
-        choices: rows of the table of figures: name, shares by radius (number, or value, low and high), median_km, mean_km.
+        choices: rows of the table of figures: name, shares by radius (number, or value, low and high), median_km, mean_km,
+            images.
         findings: `{"title", "sentence"}` each.
         account: `{"tiles": [[name, text]], "pairs": [[name, text]], "seconds": [[stage, seconds]]}`, or None.
         facts: names and values to be listed at the end.

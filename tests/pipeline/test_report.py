@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyogrio
 import pytest
 
-from geobatch.benchmark.truth import read_truth
+from geobatch.benchmark.truth import read_truth, truth_of
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km, within
 from geobatch.pipeline.report import Report, report
+from geobatch.pipeline.report_rows import Reading
 from geobatch.report.pack import NONE, unpacked
 from geobatch.sink import read
+from geobatch.store import Store
 from tests.pipeline.finished import HOSTILE, archive, finished, photograph, truth
 
 
@@ -156,10 +158,27 @@ def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
     )
     values, arrays, pictures = page(path)
     assert len(values["ids"]) == 12 and values["sample"].startswith("12 of 26 images are here")
+    assert "the curve are of all; what is filtered" in values["sample"] and "figures are of all" not in values["sample"]
     assert values["runs"][0]["totals"]["images"] == 26 and values["runs"][0]["name"] == "mine"
     assert sorted(arrays["why"][[int(row) for row in pictures]].tolist()) == [1, 1, 2, 2, 3, 3]
     pictured = arrays["r0_error"][arrays["why"] == 1]
     assert np.nanmax(arrays["r0_error"]) == pictured.max()
+
+
+def test_texts_have_the_place_of_their_image_and_two_images_have_not_one_place() -> None:
+    known = truth_of(["a.png", "b.png"], np.array([1.0, 2.0]), np.array([3.0, 4.0]), "truth.csv")
+    reading, used = Reading(Store(), known, None), np.zeros(2, np.int64)
+
+    def true(*names: str) -> list[float]:
+        return reading._true(pa.table({"image_id": names}), used)[0].tolist()
+
+    assert true("t.json#a.png@1", "t.json#b.png") == [1, 2]
+    assert true("t.json#a.png@2") == [1] and np.isnan(true("t.json#c.png@1")).all()
+    with pytest.raises(UserError, match=r"'a.png' in truth.csv fits 'other/a.png' and another image; write whole image ids"):
+        true("other/a.png")
+    used[:] = 0
+    with pytest.raises(UserError, match=r"fits .* and another image"):
+        true("t.json#b.png@1", "other/b.png")
 
 
 def test_an_archive_that_changed_or_is_gone_costs_the_pictures_alone(run: Path, tmp_path: Path) -> None:
@@ -181,7 +200,7 @@ def test_an_archive_that_changed_or_is_gone_costs_the_pictures_alone(run: Path, 
 def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
     document = {
-        "choices": {"chosen": {"shares": {f"{km}km": share for km in (1, 25, 200, 750, 2500)}, "median_km": 3.0}},
+        "choices": {"chosen": {"shares": {f"{km}km": share for km in (1, 25, 200, 750, 2500)}, "median_km": 3.0, "images": 7}},
         "published": [
             {"system": "X", "figures": [1.0, 2.0], "columns": ["1km", "25km"], "source": "a paper", "date": "2025", "note": ""},
             {"system": "Y", "figures": [3.0], "columns": ["t2i R@1"], "source": "another", "date": "2025", "note": ""},
@@ -198,6 +217,7 @@ def test_an_evaluation_goes_on_the_page(run: Path, tmp_path: Path) -> None:
     report(config)
     told = page(tmp_path / "page.html")[0]["runs"][0]
     assert told["choices"][0]["shares"]["25"] == share and told["choices"][0]["median_km"] == 3.0
+    assert told["choices"][0]["images"] == 7
     assert told["choices"][1] == {"name": "X", "shares": {"1": 0.01, "25": 0.02}, "published": "a paper, 2025"}
     assert len(told["choices"]) == 2  # figures of another kind have no column here
     assert [(one["title"], one["sentence"]) for one in told["findings"]] == [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -272,9 +273,11 @@ def test_runs_are_compared(browser: Browser, tmp_path: Path) -> None:
     browser.open(tmp_path / "both.html")
     one, two = (np.array(run.places["error_km"].to_pylist(), np.float64) for run in both.runs)
     with np.errstate(invalid="ignore"):
-        nearer, farther = int(np.sum(two < one - 0.001)), int(np.sum(two > one + 0.001))
+        nearer, farther = int(np.sum(two < one - 1)), int(np.sum(two > one + 1))
+    same = COUNT - nearer - farther
     text = browser.run("document.getElementById('figures').textContent")
-    assert f"run <2> is nearer than run <1> on {nearer} images, farther on {farther}" in text
+    assert f"run <2> is nearer than run <1> on {nearer} images, farther on {farther}, the same (1 km) on {same}." in text
+    assert "on this page" not in text
     assert browser.run("document.querySelectorAll('#figures tbody tr').length") == 2
     half = int(np.nansum(two <= one / 2))
     assert browser.run("document.querySelector('#legend button span:last-child').textContent") == str(half)
@@ -282,6 +285,45 @@ def test_runs_are_compared(browser: Browser, tmp_path: Path) -> None:
     median = browser.run("[...document.querySelectorAll('#tiles dd')].map((each) => each.textContent)")[5]
     assert float(median.split()[0].replace(",", "")) == pytest.approx(float(np.nanmedian(two)), rel=0.01)
     clean(browser)
+
+
+@needs_browser
+def test_what_is_counted_of_a_part_of_the_images_says_so(browser: Browser, tmp_path: Path) -> None:
+    both = page(COUNT, runs=2)
+    lacks = np.arange(COUNT) == 0
+    status = pa.array(both.runs[1].places["status"].to_pylist(), mask=lacks)
+    error = np.array(both.runs[1].places["error_km"].to_pylist(), np.float64)
+    was = np.array(both.runs[0].places["error_km"].to_pylist(), np.float64)
+    was[1] = error[1] = 0
+    error[2] = was[2] + 0.9
+    runs = [
+        replace(run, places=with_column(run.places, "error_km", pa.array(km)), totals={**run.totals, "images": 5000})
+        for run, km in zip(both.runs, (was, error), strict=True)
+    ]
+    runs[1] = replace(runs[1], places=with_column(runs[1].places, "status", status))
+    runs[0] = replace(runs[0], choices=[{"name": "chosen", "shares": {}, "images": 4321}, {"name": "judge", "shares": {}}])
+    (tmp_path / "part.html").write_bytes(document(replace(both, runs=runs)))
+    browser.open(tmp_path / "part.html")
+    text = browser.run("document.getElementById('figures').textContent")
+    held = ~lacks
+    with np.errstate(invalid="ignore"):
+        nearer, farther = int(np.sum((error < was - 1)[held])), int(np.sum((error > was + 1)[held]))
+    part = f"of the {COUNT} images on this page, ends and a draw of 5,000"
+    same = f"the same (1 km) on {COUNT - 1 - nearer - farther}, {part}; 1 that it does not hold are left out."
+    assert f"on {nearer} images, farther on {farther}, {same}" in text
+    assert f"Counted are the {COUNT} images on this page" in browser.run("document.getElementById('doubt').textContent")
+    change(browser, "status", 1)
+    assert f"filtered, {part}" in browser.run("document.getElementById('curve').textContent")
+    cells = browser.run("[...document.querySelectorAll('#figures tbody tr td:last-child')].map((each) => each.textContent)")
+    assert cells == ["4,321", "–", str(COUNT)]
+    # Both at no distance from the truth are as far as each other.
+    change(browser, "run", 1)
+    assert browser.run("colourings().change.of()(1)") == 1
+    clean(browser)
+
+
+def with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)
 
 
 @needs_browser
