@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from geobatch.benchmark.against import PARTS, Comparison, compare, places_of, right
 from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
 from geobatch.benchmark.analyses.case import Gallery
-from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, SCORE
+from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, ORACLE, SCORE
 from geobatch.benchmark.evaluation import Evaluation
-from geobatch.benchmark.intervals import Bootstrap, Difference, Interval, paired_difference, share_interval
+from geobatch.benchmark.intervals import Bootstrap, Difference, Interval, gap_closed, paired_difference, share_interval
 from geobatch.benchmark.judged import Judged, judged_of
 from geobatch.benchmark.lists import Chooser, Lists, Reading
 from geobatch.benchmark.metrics import Figures, figures
@@ -44,7 +44,7 @@ from geobatch.benchmark.places import Places, numbers
 from geobatch.benchmark.regions import Regions, Where
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
-from geobatch.geo.distance import haversine_km
+from geobatch.geo.distance import haversine_km, within
 from geobatch.schema import RADII_KM
 
 Floats = NDArray[np.float64]
@@ -113,6 +113,7 @@ def evaluate(
         regions={} if where is None or guessed is None else _regions(where, guessed, how),
         against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
         against_score=_against_score(distances, how),
+        gap=_gap(distances, how),
         against=_against(judged, truth, also, (where, guessed), how, count_missing),
         calibration=case.calibration,
         coverage=judged.coverages(how),
@@ -157,7 +158,7 @@ def _case(
         true_longitude=judged.true_longitude,
         distances=distances,
         lists=lists,
-        calibration=judged.calibrations(),
+        calibration=judged.calibrations(how),
         bootstrap=how,
         regions=also.regions,
         where=where[0],
@@ -223,6 +224,13 @@ def _against_score(distances: Mapping[str, Floats], how: Bootstrap) -> dict[str,
         for name, distance in distances.items()
         if SCORE in distances and name != SCORE and not name.startswith("oracle")
     }
+
+
+def _gap(distances: Mapping[str, Floats], how: Bootstrap) -> dict[int, Interval]:
+    """What the chosen places close of the gap from the likeliest draws to the oracle, where anything was drawn."""
+    if SCORE not in distances:
+        return {}
+    return {km: gap_closed(*(within(distances[name], km) for name in (CHOSEN, SCORE, ORACLE)), how) for km in RADII_KM}
 
 
 def _paired(ours: Floats, theirs: Floats, how: Bootstrap) -> dict[int, Difference]:

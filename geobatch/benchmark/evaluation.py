@@ -13,6 +13,7 @@ One object holds both what is printed (`telling`) and, per image, what plots are
     against_neighbour         the chosen places' shares less the first neighbours', by radius
     against_log_probability   each choice's shares less the likeliest draw's, by radius
     gap_closed                share of the gap from the likeliest draw to the oracle that each choice closes, by radius
+    gap_closed_by_chosen      the same of the chosen places, with its interval; null where there may be no gap
     against                   by another system's name: paired differences, wins and losses, and a sentence (`against`)
     calibration, coverage     of probabilities by radius; of the radius and the area that are to hold the truth
     chosen_by, fallbacks      judged images by selector, and why it was not the one asked for
@@ -77,6 +78,8 @@ class Evaluation:
     """The chosen places' share less the nearest neighbour's, by radius."""
     against_score: dict[str, dict[int, Difference]]
     """Each choice's share less the log-probability's, by radius; empty where the table has no samples."""
+    gap: dict[int, Interval]
+    """Share of the gap from log-probability to the oracle of the samples that the chosen places close, by radius."""
     against: dict[str, Comparison]
     """Of other systems by name."""
     calibration: list[Calibration]
@@ -146,6 +149,7 @@ class Evaluation:
                 name: {f"{km}km": asdict(one) for km, one in by.items()} for name, by in self.against_score.items()
             },
             "gap_closed": {name: {f"{km}km": one for km, one in by.items()} for name, by in self.gap_closed().items()},
+            "gap_closed_by_chosen": {f"{km}km": asdict(one) for km, one in self.gap.items()},
             "against": {name: one.as_dict(name) for name, one in self.against.items()},
             "calibration": [asdict(one) for one in self.calibration],
             "coverage": [asdict(one) for one in self.coverage],

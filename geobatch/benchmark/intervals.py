@@ -126,6 +126,28 @@ def unequal(one: int, other: int) -> float:
     return float(stats.binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
+def gap_closed(
+    chosen: NDArray[np.bool_], likeliest: NDArray[np.bool_], oracle: NDArray[np.bool_], bootstrap: Bootstrap | None = None
+) -> Interval:
+    """What one choice has right `(N,)` over another, of what a third, which is never worse than that other, has over it.
+
+    A resample is a draw of how many images there are of each of the eight kinds. Without value where the gap itself may be
+    none, by its own interval.
+    """
+    how = bootstrap or Bootstrap()
+    if not chosen.size:
+        return UNKNOWN
+    kinds = np.arange(8)
+    counts = np.bincount(4 * chosen + 2 * likeliest + oracle, minlength=8)
+    gains = np.stack([(kinds >> 2 & 1) - (kinds >> 1 & 1), (kinds & 1) - (kinds >> 1 & 1)], axis=1)
+    gained, gap = (np.random.default_rng(how.seed).multinomial(chosen.size, counts / chosen.size, how.resamples) @ gains).T
+    if how.ends(gap)[0] <= 0:
+        return UNKNOWN
+    low, high = how.ends(gained[gap > 0] / gap[gap > 0])
+    value = counts @ gains
+    return Interval(value=float(value[0] / value[1]), low=low, high=high)
+
+
 def mean_interval(values: ArrayLike, bootstrap: Bootstrap | None = None) -> Interval:
     """The mean of numbers `(N,)`, NaN left out, with its interval; for a difference of means give paired differences."""
     numbers = np.asarray(values, np.float64)

@@ -67,9 +67,9 @@ class Judged:
             out.append((next(absent), "not in the table") if name is None else (name, reasons[at] or "no place"))
         return out
 
-    def calibrations(self) -> list[Calibration]:
+    def calibrations(self, bootstrap: Bootstrap) -> list[Calibration]:
         """Of each probability column that says anything."""
-        found = [calibration(self.column(probability_column(km)), self.km, km) for km in RADII_KM]
+        found = [calibration(self.column(probability_column(km)), self.km, km, bootstrap=bootstrap) for km in RADII_KM]
         return [one for one in found if one.images]
 
     def coverages(self, bootstrap: Bootstrap) -> list[Coverage]:

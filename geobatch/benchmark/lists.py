@@ -177,7 +177,7 @@ class Reading:
             masks["its country"] = lies.country != self.where.country[true]
             masks["its continent"] = lies.continent != self.where.continent[true]
         for name, left in masks.items():
-            found.put(found.masked, name, at, _of(near.km, near.first(image & left, images)))
+            found.put(found.masked, name, at, _of(near.km, near.first(image & left & ~np.isnan(near.km), images)))
 
     def _candidates(self, drawn: Entries, at: Rows) -> None:
         found, images = self.found, len(at)

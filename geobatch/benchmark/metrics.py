@@ -128,15 +128,19 @@ class Calibration:
     """Mean negative logarithm of the probability of what came true, in nats; probabilities are kept a millionth off 0 and 1."""
     constant_loss: float
     """The same of the best constant, which knows the share within the radius and nothing of any image."""
+    gain: Interval
+    """By how much the constant's loss is larger, in nats, paired; without ends where no interval was asked for."""
     bins: tuple[Bin, ...]
     """Those that hold images, by rising probability."""
 
 
-def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins: int = 10) -> Calibration:
+def calibration(
+    probability: ArrayLike, distance_km: ArrayLike, km: float, bins: int = 10, bootstrap: Bootstrap | None = None
+) -> Calibration:
     """Calibration of probabilities `(N,)` that the truth is within `km`, given distances `(N,)`.
 
     Expected calibration error over `bins` bins of equal width (Guo et al. 2017, equation 3), and the Brier
-    score. Rows whose probability or distance is NaN are left out.
+    score. Rows whose probability or distance is NaN are left out. With `bootstrap` the gain over the constant has an interval.
 
     Raises:
         ValueError: a probability outside [0, 1].
@@ -150,11 +154,13 @@ def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins:
     if not said.size:
         nan = float("nan")
         return Calibration(
-            km=km, images=0, stated=nan, true=nan, error=nan, brier=nan, log_loss=nan, constant_loss=nan, bins=()
+            km=km, images=0, stated=nan, true=nan, error=nan, brier=nan, log_loss=nan, constant_loss=nan, gain=UNKNOWN, bins=()
         )
     bin_of = np.clip((said * bins).astype(int), 0, bins - 1)
     gaps, counts = np.bincount(bin_of, said - hit, bins), np.bincount(bin_of, minlength=bins)
     stated, true = (np.bincount(bin_of, values, bins) for values in (said, hit))
+    losses, constant = _losses(said, hit), _losses(np.full_like(hit, hit.mean()), hit)
+    gain = Interval(value=float(np.mean(constant - losses)), low=np.nan, high=np.nan)
     return Calibration(
         km=km,
         images=said.size,
@@ -162,8 +168,9 @@ def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins:
         true=float(hit.mean()),
         error=float(np.abs(gaps).sum() / said.size),
         brier=float(np.mean((said - hit) ** 2)),
-        log_loss=_log_loss(said, hit),
-        constant_loss=_log_loss(np.full_like(hit, hit.mean()), hit),
+        log_loss=float(losses.mean()),
+        constant_loss=float(constant.mean()),
+        gain=gain if bootstrap is None else mean_interval(constant - losses, bootstrap),
         bins=tuple(
             Bin(images=int(counts[at]), stated=float(stated[at] / counts[at]), true=float(true[at] / counts[at]))
             for at in np.flatnonzero(counts)
@@ -171,6 +178,7 @@ def calibration(probability: ArrayLike, distance_km: ArrayLike, km: float, bins:
     )
 
 
-def _log_loss(said: Floats, hit: Floats) -> float:
+def _losses(said: Floats, hit: Floats) -> Floats:
+    """Negative logarithms `(N,)` of the probabilities of what came true."""
     kept = np.clip(said, 1e-6, 1 - 1e-6)
-    return float(-np.mean(np.where(hit > 0, np.log(kept), np.log1p(-kept))))
+    return np.asarray(-np.where(hit > 0, np.log(kept), np.log1p(-kept)))

@@ -93,8 +93,10 @@ def lines(benchmark: str) -> list[str]:
     wide = max(9, *(len(column) + 2 for column in COLUMNS[benchmark]))
     out = [f"{'published, %':22s}" + "".join(f"{column:>{wide}s}" for column in COLUMNS[benchmark])]
     for row in rows:
-        cells = "".join(f"{figure:>{wide}.1f}" for figure in row.figures)
+        cells = "".join(f"{figure:>{wide}g}" for figure in row.figures)
         out.append(f"{row.system:22s}{cells}  {row.source}, {row.date}")
+        if row.note:
+            out.append(f"{'':22s}  {row.note}")
     return out
 
 

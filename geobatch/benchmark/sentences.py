@@ -41,20 +41,18 @@ def of(found: Evaluation) -> dict[str, str]:
         out["against_log_probability"] = "Against the likeliest draw the chosen place is " + _better(
             found.against_score[CHOSEN]
         )
-    closed = found.gap_closed().get(CHOSEN, {}).get(25)
-    if closed is not None and not math.isnan(closed):
+    closed = found.gap.get(25)
+    if closed is not None and not math.isnan(closed.value):
         low, high = (found.choices[name].shares[1].value for name in (SCORE, ORACLE))
         out["gap_closed"] = (
-            f"At 25 km the chosen place closes {100 * closed:.0f} % of the gap from the likeliest draw ({100 * low:.1f} "
-            f"%) to the "
+            f"At 25 km the chosen place closes {told(closed)} of the gap from the likeliest draw ({100 * low:.1f} %) to the "
             f"oracle of the samples ({100 * high:.1f} %)."
         )
     out |= _doubts(found)
-    if found.exif is not None:
+    if found.exif is not None and found.exif.placed:
         out["exif"] = (
-            f"{found.exif.images:,} images carry a GPS position of their own; their places lie {found.exif.median_km:.4g} "
-            f"km from "
-            "it in the median."
+            f"{found.exif.images:,} images carry a GPS position of their own; the places of {found.exif.placed:,} of them lie "
+            f"{found.exif.median_km:.4g} km from it in the median."
         )
     if found.benchmark is not None:
         out["published"] = _rank(found, found.benchmark)
@@ -76,14 +74,14 @@ def _rank(found: Evaluation, benchmark: str) -> str:
     rows = [row for row in published.PUBLISHED[benchmark] if len(row.figures) == len(found.choices[CHOSEN].shares)]
     if not rows:
         return f"No published row is known for {benchmark}."
-    ours = 100 * found.choices[CHOSEN].shares[1].value
-    above = sum(ours > row.figures[1] for row in rows)
+    one = found.choices[CHOSEN].shares[1]
+    above = sum(100 * one.low > row.figures[1] for row in rows)
+    level = [row.system for row in rows if 100 * one.low <= row.figures[1] <= 100 * one.high]
     if note := published.size_note(benchmark, found.images):
         return f"{note}."
     return (
-        f"With {ours:.1f} % within 25 km this table lies above {above} of {len(rows)} published rows of {benchmark}, none "
-        f"of which "
-        "was measured here."
+        f"With {told(one)} within 25 km this table lies surely above {above} of {len(rows)} published rows of {benchmark}, "
+        "none of which was measured here" + (f"; within its interval, undecided, are {', '.join(level)}." if level else ".")
     )
 
 

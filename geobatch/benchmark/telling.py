@@ -53,8 +53,9 @@ def told(found: Evaluation) -> str:
         differences = list(found.against_score[CHOSEN].values())
         lines.append(_line("over log-probability", [f"{100 * one.value:+.1f}" for one in differences]))
         lines.append(_line("95 % interval", [_range(one) for one in differences]))
-        closed = found.gap_closed().get(CHOSEN, {})
-        lines.append(_line("% of gap to oracle", ["" if math.isnan(one) else _percent(one) for one in closed.values()]))
+        closed = list(found.gap.values())
+        lines.append(_line("% of gap to oracle", ["" if math.isnan(one.value) else _percent(one.value) for one in closed]))
+        lines.append(_line("95 % interval", ["" if math.isnan(one.value) else _range(one) for one in closed]))
     return "\n".join([*lines, *_confidence(found), *_failed(found), *_against(found), *_analyses(found)])
 
 

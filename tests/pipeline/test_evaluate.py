@@ -125,7 +125,10 @@ def test_published_rows_are_whole() -> None:
             if len(row.figures) == 5:
                 assert list(row.figures) == sorted(row.figures), row
         told = published.lines(benchmark)
-        assert len(told) == (1 + len(rows) if rows else 0) and all("published" in line for line in told[:1])
+        notes = [row.note for row in rows if row.note]
+        assert len(told) == (1 + len(rows) + len(notes) if rows else 0) and all("published" in line for line in told[:1])
+        assert [line.strip() for line in told if line.strip() in notes] == notes
+    assert "46.25" in published.lines("cvgtext")[1] and published.lines("cvgtext")[2].strip().startswith("New York, satellite")
     assert published.size_note("im2gps3k", 2997) is None and published.size_note("geotext", 5) is None
 
 

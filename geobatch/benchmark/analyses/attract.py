@@ -39,9 +39,11 @@ def analyse(case: Case) -> Finding | str:
     latitude, longitude = s2.centres(cells)
     from_country = None if case.where is None else case.where.country[missed]
     rows: list[dict[str, Any]] = []
-    for one in order[:LISTED].tolist():
-        if counts[one] <= max(1, expected[one]):
+    for one in order.tolist():
+        if len(rows) == LISTED or counts[one] <= expected[one]:
             break
+        if counts[one] < 2:
+            continue
         here = of == one
         origin = None
         if from_country is not None and case.regions is not None:

@@ -89,10 +89,18 @@ def analyse(case: Case) -> Finding | str:
         if wide.any()
         else "no image missed by more than 200 km, "
     )
-    seen = ", ".join(f"level {row['level']}" for row in sorted(rows, key=lambda row: -row["left"])[:2])
-    sentence = (
-        f"Of {there.sum():,} sequences ({figures['judged']}) half have left the truth by level {middle} "
-        f"({cell.edge_km(min(middle, FINEST)):.3g} km cells), most at {seen}; {wrong}and of the {coarse.sum():,} that had left "
-        f"so early {100 * border:.0f} % lie within 25 km all the same, just across a cell's border."
+    leaving = [f"level {row['level']}" for row in sorted(rows, key=lambda row: -row["left"])[:2] if row["left"]]
+    seen = f"; most that leave do so at {', '.join(leaving)}" if leaving else ""
+    half = (
+        f"half have left the truth by level {middle} ({cell.edge_km(middle):.3g} km cells)"
+        if middle <= FINEST
+        else f"{100 * np.mean(level > FINEST):.0f} % hold the truth to level {FINEST} ({cell.edge_km(FINEST):.2g} km cells)"
     )
+    early = (
+        f"of the {coarse.sum():,} that had left so early {100 * border:.0f} % lie within 25 km all the same, just across a "
+        "cell's border"
+        if coarse.any()
+        else "none had left by level 6"
+    )
+    sentence = f"Of {there.sum():,} sequences ({figures['judged']}) {half}{seen}; {wrong}and {early}."
     return Finding(name="levels", title="Error by token level", sentence=sentence, figures=figures, rows=rows)

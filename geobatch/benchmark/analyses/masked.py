@@ -41,8 +41,9 @@ def analyse(case: Case) -> Finding | str:
     sentence = (
         f"The first neighbour is within 200 km for {told(whole['within_200km'])} of {len(case):,} images; without the "
         f"gallery's "
-        f"images within 25 km of the truth for {told(near['within_200km'])}, without {last['masked']} for "
-        f"{told(last['within_200km'])} ({last['with_a_neighbour_left']:,} images have a neighbour left then)."
+        f"images within 25 km of the truth for at least {told(near['within_200km'])} ({near['with_a_neighbour_left']:,} images "
+        f"have a listed neighbour left), without {last['masked']} for at least {told(last['within_200km'])} "
+        f"({last['with_a_neighbour_left']:,} have one left)."
     )
     return Finding(
         name="masked", title="Retrieval with parts of the gallery masked", sentence=sentence, figures=figures, rows=rows

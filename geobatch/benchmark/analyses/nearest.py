@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geobatch.benchmark.analyses.case import Case, Finding, banded, extremes, groups, told
+from geobatch.benchmark.analyses.case import FEW, Case, Finding, banded, extremes, groups, told
 
 _EDGES = (0.0, 0.1, 1.0, 5.0, 25.0, 100.0, 200.0, 750.0)
 _NAMES = ("below 0.1 km", "0.1 to 1 km", "1 to 5 km", "5 to 25 km", "25 to 100 km", "100 to 200 km", "200 to 750 km", "farther")
@@ -28,7 +28,7 @@ def analyse(case: Case) -> Finding | str:
         + f"{told(ends[0]['within_25km'])} of the images whose nearest lies {ends[0]['nearest_gallery_image']} away and "
         + f"{told(ends[1]['within_25km'])} of those {ends[1]['nearest_gallery_image']}"
         if ends
-        else "; all images lie in one band, so there is nothing to compare"
+        else f"; fewer than two bands have {FEW} images, so there is nothing to compare"
     )
     sentence = (
         f"The gallery's nearest image lies {median:.3g} km from the truth in the median, farther than 25 km for "

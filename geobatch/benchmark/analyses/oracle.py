@@ -3,8 +3,8 @@
 Of an image with K draws, h of them within a radius, k draws without replacement hold one of the h with probability
 1 − C(K − h, k) / C(K, k): the unbiased estimate that pass@k uses (Chen et al. 2021, arXiv 2107.03374, equation 1), no drawing
 needed. The mean over images is the share that a perfect selector of k candidates would get; failed images have no draw and
-count
-as wrong. The gap closed is what the chosen place has over the likeliest draw, of what the oracle of all draws has over it.
+count as wrong. The gap closed is what the chosen place has over the likeliest draw, of what the oracle of all draws has over
+it; it is told with its interval, and not where there may be no gap.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geobatch.benchmark.analyses.case import Case, Finding
-from geobatch.benchmark.choices import SCORE
+from geobatch.benchmark.analyses.case import Case, Finding, told
+from geobatch.benchmark.choices import ORACLE, SCORE
+from geobatch.benchmark.intervals import gap_closed
 from geobatch.geo.distance import within
 from geobatch.schema import RADII_KM
 
@@ -50,25 +51,27 @@ def analyse(case: Case) -> Finding | str:
     chosen = {km: float(within(case.km, km).mean()) for km in RADII_KM}
     likeliest = {km: float(within(case.distances[SCORE], km).mean()) for km in RADII_KM}
     gap = {km: rows[-1][f"within_{km}km"] - likeliest[km] for km in RADII_KM}
-    closed = {km: (chosen[km] - likeliest[km]) / gap[km] if gap[km] > 0 else None for km in RADII_KM}
+    choices = [case.km, *(case.distances[name] for name in (SCORE, ORACLE))]
+    closed = {km: gap_closed(*(within(one, km) for one in choices), case.bootstrap) for km in RADII_KM}
     figures = {
         "draws": most,
         "chosen": {f"{km}km": one for km, one in chosen.items()},
         "likeliest": {f"{km}km": one for km, one in likeliest.items()},
         "gap": {f"{km}km": one for km, one in gap.items()},
-        "closed": {f"{km}km": one for km, one in closed.items()},
+        "closed": {f"{km}km": one.value for km, one in closed.items()},
+        "closed_low": {f"{km}km": one.low for km, one in closed.items()},
+        "closed_high": {f"{km}km": one.high for km, one in closed.items()},
     }
     first, last = rows[0]["within_25km"], rows[-1]["within_25km"]
     enough = next((row["candidates"] for row in rows if row["within_25km"] >= first + 0.9 * (last - first)), most)
-    share = closed[25]
     sentence = (
         f"A perfect choice at 25 km rises from {100 * first:.1f} % with one draw to {100 * last:.1f} % with {most}, nine "
-        f"tenths of "
-        f"it by {enough}; the chosen place has {100 * chosen[25]:.1f} %, the likeliest draw {100 * likeliest[25]:.1f} %"
+        f"tenths of it by {enough}; the chosen place has {100 * chosen[25]:.1f} %, the likeliest draw "
+        f"{100 * likeliest[25]:.1f} %"
         + (
-            f", so the selector closes {100 * share:.0f} % of the gap."
-            if share is not None
-            else ", and there is no gap to close."
+            ", and there may be no gap to close."
+            if math.isnan(closed[25].value)
+            else f", so the selector closes {told(closed[25])} of the gap."
         )
     )
     return Finding(

@@ -28,14 +28,15 @@ from geobatch.benchmark.analyses import (
     oracle,
     seeds,
 )
-from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, SCORE
+from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, ORACLE, SCORE
 from geobatch.benchmark.lists import Lists
 from geobatch.benchmark.metrics import calibration
+from geobatch.benchmark.regions import Regions
 from geobatch.geo import s2
 from geobatch.geo.distance import haversine_km
 from geobatch.schema import RADII_KM
-from tests.benchmark.analyses.cases import case, shifted
-from tests.benchmark.towns import Ground
+from tests.benchmark.analyses.cases import QUICK, case, shifted
+from tests.benchmark.towns import Ground, Town, Towns
 
 PARIS, LYON, BERLIN, MANAUS = (48.857, 2.352), (45.76, 4.84), (52.52, 13.4), (-3.1, -60.02)
 NOWHERE = (np.nan, np.nan)
@@ -71,7 +72,17 @@ def test_levels_cascade() -> None:
     assert one.rows[-1]["held_until"] == 1 and len(one.rows) == 21
     assert one.figures["misses_of_200km"] == 2 and one.figures["of_them_left_by_level_6"] == 1
     assert "100 % of the 2 misses beyond 200 km had left the truth by level 6" in one.sentence
+    assert "half have left the truth by level" in one.sentence and "and of the 2 that had left so early 0 %" in one.sentence
     assert levels.analyse(case([PARIS], [NOWHERE])) == "no image has a place"
+
+
+def test_sequences_that_hold_have_not_left() -> None:
+    held = found(levels.analyse(case([PARIS] * 5, [PARIS] * 4 + [MANAUS]))).sentence
+    assert "80 % hold the truth to level 20 (0.0088 km cells); most that leave do so at level 0; 100 %" in held
+    assert "level 21" not in held
+    assert found(levels.analyse(case([PARIS], [PARIS]))).sentence.endswith(
+        "100 % hold the truth to level 20 (0.0088 km cells); no image missed by more than 200 km, and none had left by level 6."
+    )
 
 
 def test_a_border_is_no_distance() -> None:
@@ -108,6 +119,7 @@ def test_the_gap_by_number_of_candidates() -> None:
     lists.draws = {4: np.tile([0, 1, 0, 0, 1], (len(RADII_KM), 1)), 2: np.tile([1, 0, 0], (len(RADII_KM), 1))}
     made = case([PARIS] * 4, [PARIS, MANAUS, MANAUS, NOWHERE], lists=lists)
     made.distances[SCORE] = np.array([9000.0, 0.0, 9000.0, np.nan])
+    made.distances[ORACLE] = np.array([0.0, 0.0, 9000.0, np.nan])
     one = found(oracle.analyse(made))
     assert [(row["candidates"], row["within_25km"]) for row in one.rows] == [
         (1, pytest.approx((0.25 + 1) / 4)),
@@ -115,9 +127,24 @@ def test_the_gap_by_number_of_candidates() -> None:
         (3, pytest.approx((0.75 + 1) / 4)),
         (4, 0.5),
     ]
-    assert one.figures["gap"]["25km"] == 0.25 and one.figures["closed"]["25km"] == 0
-    assert "closes 0 % of the gap" in one.sentence
+    assert one.figures["gap"]["25km"] == 0.25 and "and there may be no gap to close" in one.sentence
     assert oracle.analyse(case([PARIS], [PARIS])) == "the table has no draws"
+
+
+def test_the_gap_closed_has_an_interval() -> None:
+    lists = Lists(images=200)
+    lists.draws = {1: np.tile([100, 100], (len(RADII_KM), 1))}
+    far, right = np.full(200, 9000.0), np.full(200, 9000.0)
+    right[:100] = 0
+    # The oracle has 100 of 200, the likeliest draw none, the chosen place 50.
+    made = case([PARIS] * 200, [PARIS] * 50 + [MANAUS] * 150, lists=lists)
+    made.distances.update({SCORE: far, ORACLE: right})
+    one = found(oracle.analyse(made))
+    assert one.figures["closed"]["25km"] == 0.5
+    # Half of some 100: a binomial share's deviation of 0.05.
+    assert one.figures["closed_low"]["25km"] == pytest.approx(0.4, abs=0.04)
+    assert one.figures["closed_high"]["25km"] == pytest.approx(0.6, abs=0.04)
+    assert "so the selector closes 50.0 % [" in one.sentence
 
 
 # The gallery
@@ -133,10 +160,29 @@ def test_coverage_by_region() -> None:
     assert (rows["France"]["gallery"], rows["France"]["images"], rows["France"]["right_region"]) == (8, 30, 1)
     assert (rows["Germany"]["gallery"], rows["Germany"]["within_200km"]["value"]) == (2, 0.8)
     assert (rows["Brazil"]["gallery"], rows["Brazil"]["within_25km"]["value"], rows["Europe"]["gallery"]) == (0, 0, 10)
-    assert one.figures["rank_correlation"] == pytest.approx(1)
-    assert one.figures["images_in_countries_without_gallery"] == 20 and "is +1.00" in one.sentence
+    # Three countries in order are no correlation.
+    assert one.figures["rank_correlation"] is None and "3 countries have 20 images, too few" in one.sentence
+    assert one.figures["images_in_countries_without_gallery"] == 20
+    assert "of the images of Europe (10 in the gallery) and 0.0 % [0.0, 0.0] of South America's (0)" in one.sentence
     assert "--gallery" in str(coverage.analyse(case(true, placed)))
     assert coverage.analyse(case(true, placed, regions=None, gallery=gallery)) == "there is no gazetteer"
+
+
+def test_coverage_of_eight_countries_of_one_continent() -> None:
+    towns = Towns()
+    towns.latitude, towns.longitude = np.arange(8.0) * 5, np.zeros(8)
+    towns.people, towns.towns = np.ones(8, np.int64), tuple(Town(f"c{at}", "s", f"C{at}") for at in range(8))
+    places = np.repeat(np.stack([towns.latitude, towns.longitude], axis=1), 20, axis=0)
+    # Of the k-th country 2k images are placed right, and the gallery has k of it.
+    right = np.arange(160) % 20 < 2 * (np.arange(160) // 20)
+    placed = np.where(right[:, None], places, 80.0)
+    gallery = Ground(*np.repeat(np.stack([towns.latitude, towns.longitude], axis=1), np.arange(8), axis=0))
+    for codes, said in (({"FR": "C0"}, "Fewer than two continents have 20 images; "), ({}, "Fewer than two continents")):
+        known = Regions(towns, codes)
+        of = {"where": known.of(*places.T), "guessed": known.of(*placed.T)}
+        one = found(coverage.analyse(case(places, placed, regions=known, gallery=gallery, **of)))
+        assert one.figures["rank_correlation"] == pytest.approx(1) and one.sentence.startswith(said)
+        assert "over 8 countries the rank correlation" in one.sentence and "is +1.00" in one.sentence
 
 
 def test_masked_retrieval() -> None:
@@ -148,7 +194,8 @@ def test_masked_retrieval() -> None:
     assert [row["masked"] for row in one.rows] == ["nothing", "images within 25 km", "its country"]
     assert [row["with_a_neighbour_left"] for row in one.rows] == [3, 2, 0]
     assert [row["within_200km"]["value"] for row in one.rows] == [0.75, 0.5, 0]
-    assert "without its country for 0.0 %" in one.sentence
+    assert "within 25 km of the truth for at least 50.0 % [" in one.sentence and "(2 images have a listed" in one.sentence
+    assert "without its country for at least 0.0 %" in one.sentence and "(0 have one left)" in one.sentence
     assert masked.analyse(case([PARIS], [PARIS])) == "the table has no neighbours"
 
 
@@ -191,14 +238,18 @@ def test_density_and_cover() -> None:
     true = [PARIS] * 25 + [(0.0, -140.0)] * 30
     placed = [*[PARIS] * 25, *[PARIS] * 30]
     one = found(density.analyse(case(true, placed)))
-    assert [(row["people"], row["images"]) for row in one.rows] == [("no town", 30), ("above 1,000 / km²", 25)]
-    assert one.figures["without_town"] == 30 / 55 and [row["within_25km"]["value"] for row in one.rows] == [0, 1]
+    assert [(row["people"], row["images"]) for row in one.rows] == [("nobody counted", 30), ("above 1,000 / km²", 25)]
+    assert one.figures["nobody_counted"] == 30 / 55 and [row["within_25km"]["value"] for row in one.rows] == [0, 1]
     kinds = (("forest", "desert", "sea"), np.array([0] * 25 + [2] * 29 + [-1]))
     two = found(cover.analyse(case(true, placed, cover=kinds)))
     assert [(row["cover"], row["images"]) for row in two.rows] == [("forest", 25), ("sea", 29)]
     assert two.figures["images"] == 54 and "of the images of forest and 0.0 %" in two.sentence
     assert "no map" in str(cover.analyse(case(true, placed)))
     assert density.analyse(case(true, placed, regions=None)) == "there is no gazetteer"
+    few = found(density.analyse(case(true[:44], placed[:44])))
+    assert "fewer than two bands of density have 20 images" in few.sentence and len(few.rows) == 2
+    near = found(nearest.analyse(case(true[:44], placed[:44], gallery=Ground(PARIS))))
+    assert "; fewer than two bands have 20 images" in near.sentence and len(near.rows) == 2
 
 
 # Chance, collapse, attraction
@@ -235,6 +286,12 @@ def test_collapse() -> None:
     assert one.rows[0]["images"] == 60 and one.rows[0]["within_25km"] == 0 and len(one.rows) == 1
     assert one.figures["effective_cells"] < 12 and one.figures["effective_cells_of_the_truth"] > 99
     assert "they crowd together" in one.sentence
+    assert "60.0 % share theirs with images taken elsewhere, 60 images the commonest such place" in one.sentence
+    # Many places for one truth, and one place for images that were taken in one.
+    wider = found(collapse.analyse(case([PARIS] * 100, true)))
+    assert "they are spread wider than the truth is" in wider.sentence
+    same = found(collapse.analyse(case([PARIS] * 9 + [LYON], [BERLIN] * 9 + [PARIS])))
+    assert same.figures["images_that_share_a_place"] == 0 and not same.rows and same.figures["commonest"] == 9
     spread = found(collapse.analyse(case(true, true)))
     assert "spread about as the truth is" in spread.sentence and not spread.rows
     assert collapse.analyse(case([PARIS], [NOWHERE])) == "no image has a place"
@@ -251,12 +308,40 @@ def test_places_that_attract() -> None:
     assert "more than 200 km off" in str(attract.analyse(case(true, true)))
 
 
+def test_a_cell_with_one_miss_hides_no_other() -> None:
+    # One miss in a place where nothing was taken, excess 1; three at Berlin where 2.4 were to be expected, excess 0.6.
+    true = [MANAUS] * 4 + [BERLIN] * 6
+    placed = [(20.0, 20.0), *[BERLIN] * 3, *[BERLIN] * 6]
+    one = found(attract.analyse(case(true, placed)))
+    assert [(row["misses"], row["expected"]) for row in one.rows] == [(3, pytest.approx(2.4))]
+
+
 def test_doubt() -> None:
-    said = [calibration(np.full(40, 0.9), np.where(np.arange(40) < 20, 1.0, 500.0), km) for km in (25, 750)]
+    km_off = np.where(np.arange(40) < 20, 1.0, 500.0)
+    said = [calibration(np.full(40, 0.9), km_off, km, bootstrap=QUICK) for km in (25, 750)]
     one = found(doubt.analyse(case([PARIS], [PARIS], calibration=said)))
     assert one.figures["worst_radius_km"] == 25 and one.figures["worst_error"] == pytest.approx(0.4)
     assert "90.0 % is stated and 50.0 % true (too sure" in one.sentence
+    assert one.figures["radii_better_than_a_constant"] == []
     assert doubt.analyse(case([PARIS], [PARIS])) == "the table states no probabilities"
+
+
+def test_doubts_are_called_what_they_are() -> None:
+    near, far = np.full(40, 1.0), np.where(np.arange(40) < 20, 1.0, 500.0)
+    sure = calibration(np.ones(40), near, 25, bootstrap=QUICK)
+    assert "100.0 % is stated and 100.0 % true (as stated; expected" in found(
+        doubt.analyse(case([PARIS], [PARIS], calibration=[sure]))
+    ).sentence  # fmt: skip
+    # 0.7 said of what is always so, 0.3 of what never is: on the average right, of no image, yet more than a constant says.
+    mixed = calibration(np.where(np.arange(40) < 20, 0.7, 0.3), far, 25, bootstrap=QUICK)
+    one = found(doubt.analyse(case([PARIS], [PARIS], calibration=[mixed])))
+    assert "(off in both directions;" in one.sentence and "at 1 of 1 radii" in one.sentence
+    # The constant's loss is log 2 of every image, the stated one's -log 0.7.
+    assert mixed.gain.value == pytest.approx(np.log(1.4)) and mixed.gain.low == pytest.approx(np.log(1.4), rel=0.1)
+    # Better by chance alone: of three images one is told well.
+    chance = calibration(np.array([0.6, 0.6, 0.5]), np.array([1.0, 1.0, 500.0]), 25, bootstrap=QUICK)
+    assert chance.log_loss < chance.constant_loss and chance.gain.low <= 0
+    assert "at 0 of 1 radii" in found(doubt.analyse(case([PARIS], [PARIS], calibration=[chance]))).sentence
 
 
 def test_what_cannot_be_analysed_says_why() -> None:
