@@ -1,7 +1,7 @@
 """Figures of retrieval: how often the right tile is among the first, and how near the first one is to the truth.
 
     R@k    share of queries of whose class (building, file) a tile is among the k most similar
-    L@m    share of queries whose most similar tile has its centre within m metres of the true place
+    L@m    share of queries of known place whose most similar tile has its centre within m metres of it
     t2i    texts ask for tiles; i2t: tiles ask for texts. Published code for GeoText-1652 prints the two under each other's name
 
 Two protocols. "all" ranks the whole gallery. "nearest" ranks the 100 tiles nearest to the true place, as CVG-Text publishes:
@@ -70,6 +70,8 @@ class Retrieval:
     recall: dict[int, Interval]
     """R@k by k; empty where no classes are known."""
     recall_chance: dict[int, float]
+    placed: int
+    """Queries whose true place is known: those that L@m is of."""
     located: dict[int, Interval]
     """L@m by metres; empty where no true places are known."""
     located_chance: dict[int, float]
@@ -92,6 +94,7 @@ class Retrieval:
             "queries": self.queries,
             "tiles": self.tiles,
             "unanswerable": self.unanswerable,
+            "placed": self.placed,
             "recall": {str(k): {**asdict(one), "chance": self.recall_chance[k]} for k, one in self.recall.items()},
             "located": {f"{m}m": {**asdict(one), "chance": self.located_chance[m]} for m, one in self.located.items()},
             "median_m": None if math.isnan(self.median_m) else self.median_m,
@@ -103,6 +106,8 @@ class Retrieval:
         lines = [f"{self.direction}, {self.queries:,} queries among {among} {self.tiles:,}"]
         if self.unanswerable:
             lines[0] += f"; {self.unanswerable:,} have nothing to find and count as wrong"
+        if 0 < self.placed < self.queries:
+            lines[0] += f"; {self.placed:,} have a known place, which L@m is of"
         shares = {f"R@{k}": (one, self.recall_chance[k]) for k, one in self.recall.items()}
         shares |= {f"L@{m} m": (one, self.located_chance[m]) for m, one in self.located.items()}
         lines.append(_line("%", list(shares)))
@@ -161,8 +166,9 @@ def retrieval(
         unanswerable=0 if right is None else int((right == 0).sum()),
         recall={} if right is None else {k: _share((rank > 0) & (rank <= k), bootstrap) for k in ks},
         recall_chance={} if right is None else {k: _drawn(ranked, right, k) for k in ks},
-        located={m: _share(distance <= m, bootstrap) for m in metres} if known.any() else {},
-        located_chance={m: float(np.mean(so_near[m] / np.maximum(ranked, 1))) for m in metres} if known.any() else {},
+        placed=int(known.sum()),
+        located={m: _share(distance[known] <= m, bootstrap) for m in metres} if known.any() else {},
+        located_chance={m: float(np.mean((so_near[m] / np.maximum(ranked, 1))[known])) for m in metres} if known.any() else {},
         median_m=float(np.median(placed)) if placed.size else math.nan,
         rank=rank,
         metres=distance,

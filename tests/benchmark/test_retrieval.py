@@ -48,13 +48,14 @@ def test_by_hand() -> None:
     # 1 ranks 1 3 2 4 0: of building 0 the third, of 2 the second; -1 ranks the other way round: tile 0 first
     assert found.rank.tolist() == [3, 2, 1, 0] and found.first.tolist() == [1, 1, 0, 1]
     assert found.metres[:3] == pytest.approx([40, 100, 5], rel=1e-6) and np.isnan(found.metres[3])
-    assert values(found) == ([0.25, 0.5, 0.75], [0.5, 0.75, 0.75])
-    assert (found.queries, found.tiles, found.unanswerable) == (4, 5, 1)
+    assert values(found) == ([0.25, 0.5, 0.75], [pytest.approx(2 / 3), 1, 1])
+    assert (found.queries, found.tiles, found.unanswerable, found.placed) == (4, 5, 1, 3)
+    assert "; 3 have a known place, which L@m is of" in found.as_text() and found.as_dict()["placed"] == 3
     assert found.median_m == pytest.approx(40, rel=1e-6)
     # chance: two of five tiles are right twice, one once, none once
     assert found.recall_chance[1] == pytest.approx((2 / 5 + 1 / 5 + 2 / 5 + 0) / 4)
     assert found.recall_chance[3] == pytest.approx((9 / 10 + 3 / 5 + 9 / 10 + 0) / 4)
-    assert found.located_chance[100] == pytest.approx((3 / 5 + 3 / 5 + 3 / 5 + 0) / 4)
+    assert found.located_chance[100] == pytest.approx(3 / 5)
 
 
 def test_among_the_nearest_by_hand() -> None:
@@ -62,9 +63,9 @@ def test_among_the_nearest_by_hand() -> None:
     found = retrieval(queries, TILES, protocol="nearest", nearest=2, ks=(1, 2), metres=(50,), bootstrap=QUICK)
     # near 60 m: tiles 1 and 2; near 0 m: 0 and 1; near nowhere: none
     assert found.first.tolist() == [1, 1, -1] and found.rank.tolist() == [2, 0, 0]
-    assert values(found) == ([0.0, pytest.approx(1 / 3)], [pytest.approx(2 / 3)])
+    assert values(found) == ([0.0, pytest.approx(1 / 3)], [1.0])
     assert found.unanswerable == 2 and found.recall_chance[2] == pytest.approx(1 / 3)
-    assert found.located_chance[50] == pytest.approx((1 + 1 + 0) / 3)  # 1 and 2 lie 20 and 30 m away, 0 and 1 0 and 40 m
+    assert found.located_chance[50] == 1  # 1 and 2 lie 20 and 30 m away, 0 and 1 0 and 40 m
 
 
 def test_without_classes_or_places_there_are_no_such_figures() -> None:
@@ -127,9 +128,11 @@ def test_equal_to_a_slow_loop(seed: int, asked: int, held: int, protocol: module
         for k in (1, 3):
             hits[f"R{k}"].append(any(tiles.classes[row] == queries.classes[at] >= 0 for row in rows[:k]))
         for m in (100, 200):
-            hits[f"L{m}"].append(bool(rows) and far[rows[0]] <= m)
+            if np.isfinite(where).all():
+                hits[f"L{m}"].append(bool(rows) and far[rows[0]] <= m)
     assert [found.recall[k].value for k in (1, 3)] == pytest.approx([np.mean(hits["R1"]), np.mean(hits["R3"])])
-    if np.isfinite(queries.latitude).any():
+    assert found.placed == len(hits["L100"])
+    if found.placed:
         assert [found.located[m].value for m in (100, 200)] == pytest.approx([np.mean(hits["L100"]), np.mean(hits["L200"])])
 
 
