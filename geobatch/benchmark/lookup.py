@@ -59,8 +59,8 @@ class Lookup:
         self._order = np.argsort(found, kind="stable").astype(np.int32 if len(names) < 1 << 31 else np.int64)
         self._sorted = found[self._order]
 
-    def find(self, keys: pa.LargeStringArray) -> tuple[Rows, Rows]:
-        """Of each key `(M,)` the first row that has it and the second, -1 where there is none."""
+    def find(self, keys: pa.LargeStringArray, without: NDArray[np.bool_] | None = None) -> tuple[Rows, Rows]:
+        """Of each key `(M,)` the first row that has it and the second, no row of `without` `(N,)`; -1 where there is none."""
         asked = digests(keys)
         first, second = np.full(len(keys), -1), np.full(len(keys), -1)
         at = np.searchsorted(self._sorted, asked)
@@ -71,6 +71,8 @@ class Lookup:
             active = active[self._sorted[at[active]] == asked[active]]
             rows = self._order[at[active]]
             same = _equal(self._key(self._names.take(pa.array(rows))), keys.take(pa.array(active)))
+            if without is not None:
+                same &= ~without[rows]
             hit, rows = active[same], rows[same]
             filled = first[hit] >= 0
             second[hit[filled]] = rows[filled]

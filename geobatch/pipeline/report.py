@@ -5,9 +5,9 @@
            │                                       └─ exports   GeoJSON, CSV, sidecars
            └─ its run's account; evaluation.json; the archive, for pictures
 
-Memory holds two parts, at most twice the page's rows, and twelve bytes a judged image, however long the table is: 400,000 rows
-of 100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the images of the first table;
-what others say of them is looked up as they pass by.
+Memory holds two parts, at most twice the page's rows, twelve bytes a judged image, and where there is a truth the images' names
+for a while: 400,000 rows of 100 parts, judged by a truth of as many, take 16 s of one core and 0.6 GB. A comparison takes the
+images of the first table; what others say of them is looked up as they pass by.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tables of places pass by, part by part, and what a page or a file needs of them is kept.
 
 Each part gets its truth, its error and its country, then goes to the exact figures, to the choice of rows that the page shows,
-and to the files that were asked for. Memory holds a part or two, at most twice the page's rows, four bytes a judged image and
-eight a row of the truth. Images are found in the truth as an evaluation finds them, but part by part.
+and to the files that were asked for. Memory holds a part or two, at most twice the page's rows, four bytes a judged image, and
+while the truth of a table is looked up its images' names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geobatch.benchmark.named import rows_of, stem_of
+from geobatch.benchmark.named import rows_of
 from geobatch.benchmark.truth import Truth
 from geobatch.engine.geocode import Geocoder
 from geobatch.errors import UserError
@@ -125,11 +125,12 @@ class Reading:
     def _parts(self, table: Snapshot, columns: Sequence[str]) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
         """Parts with the columns of `_ADDED`, and which of their rows have a truth."""
         names = list(dict.fromkeys([*columns, *_EXIF]))
-        used = np.zeros(0 if self._truth is None else len(self._truth.image_id), np.int64)
+        rows, at = self._matched(table), 0
         for part in table.tables(self._store, names):
             if not len(part):
                 continue
-            true_latitude, true_longitude = self._true(part, used)
+            true_latitude, true_longitude = self._true(part, rows[at : at + len(part)])
+            at += len(part)
             latitude, longitude = (_floats(part, axis) for axis in ("latitude", "longitude"))
             judged = np.isfinite(true_latitude)
             country = self._country(np.where(judged, true_latitude, latitude), np.where(judged, true_longitude, longitude))
@@ -137,23 +138,22 @@ class Reading:
             added = dict(zip(_ADDED, (true_latitude, true_longitude, error, country), strict=True))
             yield pa.table({**{name: part[name] for name in names}, **added}), judged
 
-    def _true(self, part: pa.Table, used: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    def _matched(self, table: Snapshot) -> NDArray[np.intp]:
+        """Rows of the truth of all images of a table, -1 where there is none; found at once, as an evaluation finds them.
+
+        Raises:
+            UserError: a name fits several.
+        """
+        if self._truth is None:
+            return np.zeros(0, np.intp)
+        ids: list[str] = []
+        for part in table.tables(self._store, ["image_id"]):
+            ids += part["image_id"].to_pylist()
+        return rows_of(self._truth, ids)
+
+    def _true(self, part: pa.Table, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
         if self._truth is None:
             return _floats(part, "exif_latitude"), _floats(part, "exif_longitude")
-        ids = part["image_id"].to_pylist()
-        rows = rows_of(self._truth, ids)
-        at = np.flatnonzero(rows >= 0)
-        # Of every row of the truth the name that has it: texts of one image share it, other images must not.
-        named = np.array([hash(stem_of(ids[row])) or 1 for row in at], np.int64)
-        before = used[rows[at]]
-        used[rows[at]] = named
-        twice = np.flatnonzero(((before != 0) & (before != named)) | (used[rows[at]] != named))
-        if twice.size:
-            row = int(at[twice[0]])
-            raise UserError(
-                f"{self._truth.image_id[int(rows[row])]!r} in {self._truth.name} fits {ids[row]!r} and another image; write "
-                "whole image ids there"
-            )
         return np.where(rows >= 0, self._truth.latitude[rows], np.nan), np.where(rows >= 0, self._truth.longitude[rows], np.nan)
 
     def _country(self, latitude: Floats, longitude: Floats) -> pa.Array:

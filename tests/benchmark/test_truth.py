@@ -83,6 +83,16 @@ def test_an_ending_tells_apart_what_last_parts_cannot() -> None:
     assert truth("a/1.jpg", "b/1.jpg").match(["s3://x/b/1.jpg", "s3://x/a/1.jpg"]).tolist() == [1, 0]
 
 
+def test_a_last_part_is_asked_of_rows_that_nobody_has() -> None:
+    for images in (["train/1.jpg", "test/1.jpg"], ["s3://b/test/1.jpg", "s3://b/train/1.jpg"], ["test/1.jpg", "x#train/1.jpg"]):
+        expected = [0 if "train" in image else -1 for image in images]
+        assert truth("train/1.jpg").match(images).tolist() == expected
+        # Wherever the other stands, blocks away too.
+        assert truth("train/1.jpg").match([images[0], *["other"] * 70_000, images[1]])[[0, -1]].tolist() == expected
+    assert truth("train/1.jpg", "b/1.jpg").match(["train/1.jpg", "test/1.jpg"]).tolist() == [0, 1]
+    assert truth("train/1.jpg").match(["test/1.jpg"]).tolist() == [0]
+
+
 def test_mp16_pro_names_its_images_with_slashes_and_its_tar_with_underscores() -> None:
     known = truth("39/19/3845791320.jpg", "04/5e/12_34.jpg", "b2/dd/7.jpg", "7.jpg")
     asked = [f"s3://b/MP16-Pro/mp-16-images07#./images/{name}.jpg" for name in ("b2_dd_7", "39_19_3845791320", "04_5e_12_34")]

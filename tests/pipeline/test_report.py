@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import geopandas
 import numpy as np
@@ -20,7 +22,8 @@ from geobatch.geo.distance import haversine_km, within
 from geobatch.pipeline.report import Report, report
 from geobatch.pipeline.report_rows import Reading
 from geobatch.report.pack import NONE, unpacked
-from geobatch.sink import read
+from geobatch.schema import PLACE, empty_columns
+from geobatch.sink import Snapshot, read
 from geobatch.store import Store
 from tests.pipeline.finished import HOSTILE, archive, finished, photograph, truth
 
@@ -165,20 +168,33 @@ def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
     assert np.nanmax(arrays["r0_error"]) == pictured.max()
 
 
-def test_texts_have_the_place_of_their_image_and_two_images_have_not_one_place() -> None:
-    known = truth_of(["a.png", "b.png"], np.array([1.0, 2.0]), np.array([3.0, 4.0]), "truth.csv")
-    reading, used = Reading(Store(), known, None), np.zeros(2, np.int64)
+class Parts:
+    """A snapshot of names alone, each call a part."""
 
-    def true(*names: str) -> list[float]:
-        return reading._true(pa.table({"image_id": names}), used)[0].tolist()
+    output = "here"
 
-    assert true("t.json#a.png@1", "t.json#b.png") == [1, 2]
-    assert true("t.json#a.png@2") == [1] and np.isnan(true("t.json#c.png@1")).all()
-    with pytest.raises(UserError, match=r"'a.png' in truth.csv fits 'other/a.png' and another image; write whole image ids"):
-        true("other/a.png")
-    used[:] = 0
-    with pytest.raises(UserError, match=r"fits .* and another image"):
-        true("t.json#b.png@1", "other/b.png")
+    def __init__(self, *names: list[str]) -> None:
+        self.names = names
+
+    def tables(self, _: Store, columns: list[str]) -> Iterator[pa.Table]:
+        for some in self.names:
+            yield pa.table({**empty_columns(list(PLACE), len(some)), "image_id": some}).select(columns)
+
+
+def test_a_page_finds_the_truth_as_an_evaluation_does() -> None:
+    known = truth_of(["a.png", "b/b.png"], np.array([1.0, 2.0]), np.array([3.0, 4.0]), "truth.csv")
+
+    def true(*names: list[str]) -> list[float]:
+        parts = Reading(Store(), known, None)._parts(cast(Snapshot, Parts(*names)), ["image_id", "latitude", "longitude"])
+        return [each for part, _ in parts for each in part["true_latitude"].to_pylist()]
+
+    # The texts of an image have its place, in whatever part they are, and what is not known has none.
+    assert true(["t.json#a.png@1", "t.json#b/b.png"], [], ["t.json#a.png@2"]) == [1, 2, 1]
+    np.testing.assert_array_equal(true(["t.json#c.png@1"]), [np.nan])
+    # Another part has the whole name.
+    np.testing.assert_array_equal(true(["c/b.png"], ["b/b.png"]), [np.nan, 2])
+    with pytest.raises(UserError, match=r"'a.png' in truth.csv fits both 'x/a.png' and 'y/a.png'; write whole image ids"):
+        true(["x/a.png"], ["y/a.png"])
 
 
 def test_an_archive_that_changed_or_is_gone_costs_the_pictures_alone(run: Path, tmp_path: Path) -> None:
