@@ -97,8 +97,7 @@ def evaluate(
     """
     whole, also, how = places if isinstance(places, Places) else Places.of(places), beside or Beside(), bootstrap or Bootstrap()
     judged = judged_of(whole, truth, count_missing)
-    where = None if also.regions is None else also.regions.of(judged.true_latitude, judged.true_longitude)
-    guessed = None if also.regions is None else also.regions.of(judged.latitude, judged.longitude)
+    where, guessed = _where(judged, also.regions)
     case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how, count_missing)
     findings, unmade = analysed(case, analyses)
     distances, held = case.distances, whole.held
@@ -132,6 +131,13 @@ def evaluate(
         true_latitude=judged.true_latitude,
         true_longitude=judged.true_longitude,
     )
+
+
+def _where(judged: Judged, regions: Regions | None) -> tuple[Where, Where] | tuple[None, None]:
+    """What the gazetteer says of the true and of the chosen places."""
+    if regions is None:
+        return None, None
+    return regions.of(judged.true_latitude, judged.true_longitude), regions.of(judged.latitude, judged.longitude)
 
 
 def _rejected(held: pa.Table) -> dict[str, int]:
@@ -230,7 +236,8 @@ def _gap(distances: Mapping[str, Floats], how: Bootstrap) -> dict[int, Interval]
     """What the chosen places close of the gap from the likeliest draws to the oracle, where anything was drawn."""
     if SCORE not in distances:
         return {}
-    return {km: gap_closed(*(within(distances[name], km) for name in (CHOSEN, SCORE, ORACLE)), how) for km in RADII_KM}
+    ours, score, best = (distances[name] for name in (CHOSEN, SCORE, ORACLE))
+    return {km: gap_closed(within(ours, km), within(score, km), within(best, km), how) for km in RADII_KM}
 
 
 def _paired(ours: Floats, theirs: Floats, how: Bootstrap) -> dict[int, Difference]:

@@ -2,14 +2,14 @@
 
 Needs the demo's folder (`.demo`, or GEOBATCH_DEMO): its encoder and gallery. `TRAINED` crops of places of another seed, by the
 demo's cameras, are embedded and their neighbours searched once, kept in `.bench/tokens`; every variant is the demo's network
-but
-for its tokens (no place between images, order "hilbert", no relative places, which regions cannot have), learns from the same
-images in the same order for the same steps in this process, and is judged on `JUDGED` crops that none saw:
+but for its tokens (no place between images, order "hilbert", no relative places, which regions cannot have), learns from the
+same images in the same order for the same steps in this process, and is judged on `JUDGED` crops that none saw:
 
     greedy     the likeliest token at each step
     oracle     the nearest of 30 draws: what the model knows, whatever selects
 
-`python -m tests.bench.bench_tokens [STEPS]` prints the table; few steps say little of what many would.
+`python -m tests.bench.bench_tokens [STEPS]` prints the table; few steps say little of what many would. Of each variant there is
+one training: intervals are over images, not over trainings, and say nothing of what another seed of the variant would get.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def rows_of(steps: int) -> Iterator[dict[str, object]]:
                 f"{cost['tokens']:.0f} tokens, {cost['parameters'] / 1e6:.2f} M parameters, {cost['seconds']:.0f} s "
                 f"of CPU; "
                 f"greedy {_told(of['greedy'])}; oracle of 30 {_told(of['oracle'])}; over the rival within 200 km "
-                f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+                f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] "
+                "(one training each: the interval is over images, not over trainings)"
             ),
         }
 

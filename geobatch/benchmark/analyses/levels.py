@@ -83,6 +83,13 @@ def analyse(case: Case) -> Finding | str:
         "left_by_level_6": int(coarse.sum()),
         "of_them_within_25km": border,
     }
+    sentence = _told(figures, level, wide, rows)
+    return Finding(name="levels", title="Error by token level", sentence=sentence, figures=figures, rows=rows)
+
+
+def _told(figures: dict[str, Any], level: NDArray[np.int64], wide: NDArray[np.bool_], rows: list[dict[str, Any]]) -> str:
+    """The sentence, of the levels `(N,)` at which sequences left and of whether they missed by more than 200 km."""
+    share, coarse, middle = figures["of_them_left_by_level_6"], figures["left_by_level_6"], figures["median_level"]
     # A cell of level 6 is 144 km wide: what is more than 200 km off has nearly always left it.
     wrong = (
         f"{100 * share:.0f} % of the {wide.sum():,} misses beyond 200 km had left the truth by level 6, "
@@ -97,10 +104,9 @@ def analyse(case: Case) -> Finding | str:
         else f"{100 * np.mean(level > FINEST):.0f} % hold the truth to level {FINEST} ({cell.edge_km(FINEST):.2g} km cells)"
     )
     early = (
-        f"of the {coarse.sum():,} that had left so early {100 * border:.0f} % lie within 25 km all the same, just across a "
-        "cell's border"
-        if coarse.any()
+        f"of the {coarse:,} that had left so early {100 * figures['of_them_within_25km']:.0f} % lie within 25 km all the same, "
+        "just across a cell's border"
+        if coarse
         else "none had left by level 6"
     )
-    sentence = f"Of {there.sum():,} sequences ({figures['judged']}) {half}{seen}; {wrong}and {early}."
-    return Finding(name="levels", title="Error by token level", sentence=sentence, figures=figures, rows=rows)
+    return f"Of {level.size:,} sequences ({figures['judged']}) {half}{seen}; {wrong}and {early}."

@@ -51,8 +51,8 @@ def analyse(case: Case) -> Finding | str:
     chosen = {km: float(within(case.km, km).mean()) for km in RADII_KM}
     likeliest = {km: float(within(case.distances[SCORE], km).mean()) for km in RADII_KM}
     gap = {km: rows[-1][f"within_{km}km"] - likeliest[km] for km in RADII_KM}
-    choices = [case.km, *(case.distances[name] for name in (SCORE, ORACLE))]
-    closed = {km: gap_closed(*(within(one, km) for one in choices), case.bootstrap) for km in RADII_KM}
+    score, best = (case.distances[name] for name in (SCORE, ORACLE))
+    closed = {km: gap_closed(within(case.km, km), within(score, km), within(best, km), case.bootstrap) for km in RADII_KM}
     figures = {
         "draws": most,
         "chosen": {f"{km}km": one for km, one in chosen.items()},
