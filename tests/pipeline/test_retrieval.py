@@ -120,7 +120,7 @@ def test_the_tile_nearest_to_a_place_is_right_and_a_truth_file_says_where(tmp_pa
     (tmp_path / "truth.csv").write_text("id,lat,lon\na,40,-80\nb,40,80\n")
     found = judged(tmp_path, benchmark="places", truth=str(tmp_path / "truth.csv"), metres=(2_000_000,), nearest=1)
     assert found == {
-        "t2i all": {"R1": 0.5, "R2": 0.75, "L2000000": 2 / 3},  # of c no place is known
+        "t2i all": {"R1": 0.5, "R2": 0.75, "L2000000": 0.6667},  # of c no place is known
         "t2i nearest": {"R1": 0.75, "R2": 0.75, "L2000000": 1},
     }
 
