@@ -263,7 +263,7 @@ def run_river(
     import ray
 
     settings()
-    dataset = ray.data.from_arrow(blocks)
+    dataset = ray.data.from_blocks(blocks)
     for hands in river:
         dataset = through(dataset, hands)
     end = _breaking_off(dataset)

@@ -32,7 +32,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
 def arguments(server: Endless, output: Path, tiny: Tiny) -> list[str]:
     return [
         *("--archive", server.archive, "--output", str(output), "--model", str(tiny.model)),
-        *("--store.endpoint", server.endpoint, "--store.region", "us-east-1"),
+        *("--store.endpoint", server.endpoint, "--store.region", "us-east-1", "--workers", "1"),
     ]
 
 

@@ -65,14 +65,14 @@ def trial(seed: int, bucket: str, tiny: Tiny, s3: S3Server, quiet: tuple[float, 
     store = Store(s3.config())
     moments = [at_commits(store, f"s3://{bucket}/{output}", draw), anywhere(draw, seconds)]
     for moment in draw.sample(moments, 2):
-        ended = run_job(*arguments(bucket, output, tiny, s3), kill_when=moment)
+        ended = run_job(*arguments(bucket, output, tiny, s3, workers=2), kill_when=moment)
         if ended.status == 0:
             break
         assert ended.status is None or ended.status < 0, ended.output
         kills += 1
         if not store.exists(f"s3://{bucket}/{output}/runs/000001/done.json"):
             assert latest(store, f"s3://{bucket}/{output}") is None or _all_there(bucket, output, tiny, s3)
-    ended = run_job(*arguments(bucket, output, tiny, s3))
+    ended = run_job(*arguments(bucket, output, tiny, s3, workers=2))
     assert ended.status == 0, ended.output
     assert rows(places(bucket, output, s3)) == expected
     done = json.loads(store.get(f"s3://{bucket}/{output}/runs/000001/done.json"))

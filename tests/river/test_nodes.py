@@ -151,7 +151,7 @@ def test_nodes_vanish_many_times(cluster: Cluster, archive: Path, tmp_path: Path
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 def test_a_driver_dies_on_a_cluster_and_the_next_goes_on(cluster: Cluster, bucket: str, tiny: Tiny, s3: S3Server) -> None:
-    flags = [*arguments(bucket, "on-a-cluster", tiny, s3), "--address", cluster.address, "--workers", "1"]
+    flags = [*arguments(bucket, "on-a-cluster", tiny, s3), "--address", cluster.address]
     killed = run_job(
         *flags, kill_when=at_commits(Store(s3.config()), f"s3://{bucket}/on-a-cluster", random.Random(1)), limit=600
     )

@@ -27,7 +27,8 @@ from tests.engine.tiny import CONFIG
 from tests.methods.geolocsft import pupil
 from tests.river.job import run_job, said
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(500)]  # of vLLM and its libraries
+# Warnings are those of vLLM and its libraries. A training of two workers and two engines: five minutes of two cores.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900), pytest.mark.torture]
 
 TRAINING = [
     *("--tuning.batch", "12", "--tuning.micro-batch", "6", "--tuning.steps", "260", "--tuning.learning-rate", "4e-3"),
@@ -72,7 +73,7 @@ def learnt(vllm_there: None, tmp_path_factory: pytest.TempPathFactory) -> Learnt
     (folder / "archive").mkdir()
     for each in found:
         (folder / "archive" / f"{each.image_id.replace('/', '_')}.png").write_bytes(each.image)
-    ended = run_job(*arguments(folder), job="geolocsft_train", limit=400)
+    ended = run_job(*arguments(folder), job="geolocsft_train", limit=600)
     assert ended.status == 0, ended.output
     return Learnt(folder, found, ended.output)
 

@@ -17,7 +17,7 @@ from tests.river.conftest import Tiny
 from tests.river.hostile_format import BLOAT, KILL, STALL
 from tests.river.job import Ended, run_job
 
-FOLDERS = ("hostile", "odd_valid", "exif_edge")
+FOLDERS = ("hostile", "odd_valid", "exif_edge", "geotagged_photos")
 
 
 def located(archive: Path, output: Path, model: Path, *more: str) -> tuple[Ended, dict[str, dict[str, object]]]:
@@ -30,8 +30,24 @@ def located(archive: Path, output: Path, model: Path, *more: str) -> tuple[Ended
     return ended, found
 
 
+def stated(realdata: Path) -> dict[str, tuple[float, float]]:
+    """Where each geotagged photograph says it was taken, by its name."""
+    return {
+        Path(row["file"]).name: (float(row["lat"]), float(row["lon"]))
+        for row in csv.DictReader((realdata / "CATALOGUE.csv").read_text().splitlines())
+        if row["file"].startswith("geotagged_photos/")
+    }
+
+
+def as_stated(rows: dict[str, dict[str, object]], truth: dict[str, tuple[float, float]]) -> bool:
+    return all(
+        (row["exif_latitude"], row["exif_longitude"]) == pytest.approx(truth[Path(name).name], abs=1e-6)
+        for name, row in rows.items()
+    )
+
+
 @pytest.mark.timeout(600)
-def test_every_broken_and_odd_file_is_a_row(realdata: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_every_broken_odd_and_sound_file_is_a_row(realdata: Path, tiny: Tiny, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     for name in FOLDERS:
@@ -45,6 +61,8 @@ def test_every_broken_and_odd_file_is_a_row(realdata: Path, tiny: Tiny, tmp_path
     assert sum(row["status"] == "rejected" for row in hostile) >= 0.98 * len(hostile)
     odd = [row for name, row in rows.items() if "/odd_valid/" in name]
     assert sum(row["status"] == "placed" for row in odd) >= 0.95 * len(odd)
+    sound = {name: row for name, row in rows.items() if "/geotagged_photos/" in name}
+    assert len(sound) == 66 and {row["status"] for row in sound.values()} == {"placed"} and as_stated(sound, stated(realdata))
     print(f"{len(files)} files, peak {ended.peak_bytes / 2**30:.2f} GiB, {ended.seconds:.0f} s, {dict(reasons)}")
     assert ended.peak_bytes < 8 << 30
 
@@ -85,6 +103,7 @@ def halves(realdata: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.torture  # four jobs, four minutes of two cores; `make demo` is the same from end to end, on the embedded world
 @pytest.mark.timeout(900)
 def test_real_photographs_end_to_end(realdata: Path, halves: Path) -> None:
     encoder = str(realdata / "weights/hf_mobilenet_v1_0.25_224")
@@ -101,15 +120,7 @@ def test_real_photographs_end_to_end(realdata: Path, halves: Path) -> None:
     assert json.loads((halves / "model" / CARD).read_text())["images"] == 33
     _, rows = located(halves / "new", halves / "located", halves / "model")
     assert len(rows) == 33 and {row["status"] for row in rows.values()} == {"placed"}
-    truth = {
-        Path(row["file"]).name: (float(row["lat"]), float(row["lon"]))
-        for row in csv.DictReader((realdata / "CATALOGUE.csv").read_text().splitlines())
-        if row["file"].startswith("geotagged_photos/")
-    }
-    for name, row in rows.items():
-        latitude, longitude = truth[Path(name).name]
-        assert row["exif_latitude"] == pytest.approx(latitude, abs=1e-6)
-        assert row["exif_longitude"] == pytest.approx(longitude, abs=1e-6)
-        assert len(row["neighbours"]) >= 5 and row["candidates"]
+    assert as_stated(rows, stated(realdata))
+    assert all(len(row["neighbours"]) >= 5 and row["candidates"] for row in rows.values())
     judged = run_job("--places", str(halves / "located"), job="evaluate")
     assert judged.status == 0 and "33 judged" in judged.output, judged.output

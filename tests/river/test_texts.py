@@ -25,6 +25,9 @@ from geobatch.sink import read
 from tests.archives.published_texts import TextsAndTiles, cvg_text, geotext
 from tests.river.job import ROOT, kill_tree
 
+#: Four minutes of two cores; tests/pipeline/test_retrieval.py has the figures by hand, on galleries that no job made.
+pytestmark = pytest.mark.torture
+
 #: Seconds for all jobs on both sets: most of it is the start of Ray and of its processes.
 LIMIT = 600
 NEAREST = 20
@@ -168,7 +171,6 @@ def test_no_text_and_no_tile_is_lost(gone: dict[str, Gone]) -> None:
             assert len(rows) == count and {row["status"] for row in rows} == {"placed"}
 
 
-@pytest.mark.torture
 @pytest.mark.timeout(3 * LIMIT + 60)
 def test_what_was_learnt_on_train_is_found_on_test(tmp_path: Path) -> None:
     """400 steps each: above chance on places that training never saw (R@1 53 of 12.5 %, and 20 of 1.7 %)."""
