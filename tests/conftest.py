@@ -32,9 +32,17 @@ if TYPE_CHECKING:
     from geobatch.engine.generator import Generator
 
 
+#: Modules that look at one and the same undisturbed run, a minute of two cores.
+TOGETHER = {"test_geolocate.py": "first", "test_kills.py": "first"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs, the longest tests, come first, so that two test processes end at the same time."""
+    """Whole runs, the longest tests, come first, so that two processes end at the same time. A module stays in one of them,
+    and so do those that share a run."""
     items.sort(key=lambda item: "tests/river/" not in item.nodeid)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.name, item.nodeid.partition("::")[0])))
 
 
 #: Ray's workers listen here.

@@ -97,18 +97,22 @@ def _near(row: dict[str, Any], truth: tuple[float, float]) -> bool:
 
 
 @pytest.mark.timeout(400)
-def test_every_image_once_killed_in_the_middle_and_each_poison_one_rejection(asked: Asked, s3: S3Server) -> None:
+@pytest.mark.parametrize("output", ["many", pytest.param("again", marks=pytest.mark.torture)])
+def test_every_image_once_killed_in_the_middle_or_not_and_each_poison_one_rejection(
+    output: str, asked: Asked, s3: S3Server
+) -> None:
     """With five answers an image; single ones go the same way in `test_overfit`."""
     store, several = Store(s3.config()), ("--geolocsft.asking.answers", str(DRAWS))
 
     def some_done(_: float) -> bool:
-        return sum(map(len, store.objects(f"s3://{asked.bucket}/many/runs/000001/commits"))) >= 2
+        return sum(map(len, store.objects(f"s3://{asked.bucket}/{output}/runs/000001/commits"))) >= 2
 
-    assert asked.job(s3, "many", *several, kill_when=some_done).status is None, "it ended before it was killed"
-    ended = asked.job(s3, "many", *several)
+    if output == "again":
+        assert asked.job(s3, output, *several, kill_when=some_done).status is None, "it ended before it was killed"
+    ended = asked.job(s3, output, *several)
     assert ended.status == 0, ended.output
-    assert "taking up run" in ended.output
-    rows = asked.rows(s3, "many")
+    assert ("taking up run" in ended.output) == (output == "again")
+    rows = asked.rows(s3, output)
     assert {name: row["reason"] for name, row in rows.items() if row["status"] == "rejected"} == asked.fates
     refused = next(row for row in rows.values() if row["reason"] == "refused")
     assert "I am sorry" in refused["detail"]
@@ -119,9 +123,9 @@ def test_every_image_once_killed_in_the_middle_and_each_poison_one_rejection(ask
         assert sum(each["count"] for each in row["candidates"]) >= DRAWS - 2  # the one that said "Hm." twice
         assert {each["origin"] for each in row["candidates"]} == {"reply"}
         assert 0.5 < row["probability_25km"] <= 1
-    well = json.loads(store.get(f"s3://{asked.bucket}/many/runs/000001/health.json"))
+    well = json.loads(store.get(f"s3://{asked.bucket}/{output}/runs/000001/health.json"))
     assert not well["ills"] and well["placed"] == CROPS - len(FATES), well
-    other = said(*asked.given(s3, "many"))
+    other = said(*asked.given(s3, output))
     assert other.status == 2 and "--relocate" in other.output, "another way of asking may not mix with this table"
 
 

@@ -53,8 +53,11 @@ def _pictures(seed: int) -> tuple[Any, Any]:
     return crops(world, TRAINING, seed), crops(world, BENCHMARK, seed + 1)
 
 
-# The second costs a minute and more for what the tests of archives and truth prove too: it belongs to the torture.
-@pytest.fixture(scope="module", params=[mp16, pytest.param(osv, marks=pytest.mark.torture)])
+#: Two to four minutes of two cores each; tests/archives has their layouts and truths, `make demo` the jobs one after another.
+pytestmark = pytest.mark.torture
+
+
+@pytest.fixture(scope="module", params=[mp16, osv])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Published:
     """See `Published`."""
     found: Published = request.param(tmp_path_factory.mktemp("published"))
