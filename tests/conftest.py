@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from geobatch.store import StoreConfig
 from geobatch.store.s3 import S3
@@ -31,6 +32,10 @@ from tests.store.proxy import FaultyProxy
 if TYPE_CHECKING:
     from geobatch.engine.generator import Generator
 
+
+# A busy machine is no counterexample; pytest's own timeout ends what hangs.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 #: Modules that look at one and the same undisturbed run, a minute of two cores.
 TOGETHER = {"test_geolocate.py": "first", "test_kills.py": "first"}

@@ -43,7 +43,7 @@ _HEAD, _BLOCK = 1 << 16, 8 << 20
 
 
 class Columns(NamedTuple):
-    """Names `(N,)` without blanks around them, "" where there is none, and degrees `(N,)`, NaN where empty."""
+    """Names `(N,)` to the letter, "" where there is none, and degrees `(N,)`, NaN where empty."""
 
     image_id: pa.LargeStringArray
     latitude: Floats
@@ -148,7 +148,7 @@ def from_parquet(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns:
     if (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)) and all(
         pa.types.is_floating(column.type) or pa.types.is_integer(column.type) for column in columns[1:]
     ):
-        return Columns(_trimmed(columns[0].cast(pa.large_string())), _floats(columns[1]), _floats(columns[2]))
+        return Columns(_filled(columns[0].cast(pa.large_string())), _floats(columns[1]), _floats(columns[2]))
     ids = ["" if each is None else str(each) for each in columns[0].to_pylist()]
     return _columns(ids, columns[1].to_pylist(), columns[2].to_pylist(), name)
 
@@ -171,11 +171,11 @@ def _by_columns(file: BinaryIO, width: int, delimiter: str, chosen: list[int]) -
     for batch in reader:
         if (pc.max(pc.binary_length(batch.column(0))).as_py() or 0) > csv.field_size_limit():
             raise _Odd
-        image_id.append(_trimmed(batch.column(0)))
+        image_id.append(batch.column(0))
         latitude.append(_floats(batch.column(1)))
         longitude.append(_floats(batch.column(2)))
         nameless = np.isnan(latitude[-1]) & np.isnan(longitude[-1])
-        if nameless.any() and "" in image_id[-1].filter(pa.array(nameless)).to_pylist():
+        if nameless.any() and "" in pc.utf8_trim_whitespace(batch.column(0).filter(pa.array(nameless))).to_pylist():
             raise _Odd  # perhaps a line of nothing but delimiters
     return Columns(
         pa.concat_arrays(image_id) if image_id else pa.array([], pa.large_string()),
@@ -208,11 +208,11 @@ def _delimiter(line: str) -> str:
 
 def _columns(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
     north, east = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
-    return Columns(_trimmed(pa.array(ids, pa.large_string())), north, east)
+    return Columns(_filled(pa.array(ids, pa.large_string())), north, east)
 
 
-def _trimmed(ids: pa.Array) -> pa.LargeStringArray:
-    return pc.utf8_trim_whitespace(pc.fill_null(ids, ""))
+def _filled(ids: pa.Array) -> pa.LargeStringArray:
+    return pc.fill_null(ids, "")
 
 
 def named(columns: Columns, name: str) -> tuple[NDArray[np.bool_], tuple[str, ...]]:

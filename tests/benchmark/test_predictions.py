@@ -80,17 +80,17 @@ def test_both_axes_come_from_one_family_of_titles(
             assert read() == expected
 
 
-def test_rows_without_a_name_are_left_out_and_blanks_around_one(tmp_path: Path) -> None:
+def test_rows_without_a_name_are_left_out_and_names_are_taken_to_the_letter(tmp_path: Path) -> None:
     text, parquet = tmp_path / "p.csv", tmp_path / "p.parquet"
     text.write_text("id,lat,lon\n a ,1,2\n,3,4\nb,,\n")
     pq.write_table(pa.table({"id": [" a ", None, "b"], "lat": [1.0, 3.0, None], "lon": [2.0, 4.0, None]}), parquet)
     for path in (text, parquet):
         table, notes = load_predictions(Store(), str(path))
-        assert table["image_id"].to_pylist() == ["a", "b"] and table["latitude"].to_pylist() == [1, None]
+        assert table["image_id"].to_pylist() == [" a ", "b"] and table["latitude"].to_pylist() == [1, None]
         nameless = f"1 rows of {path} have no image id; they are left out"
         assert notes == (nameless,)
         known = read_truth(path)
-        assert (known.image_id, known.without_place) == (("a",), 1)
+        assert (known.image_id, known.without_place) == ((" a ",), 1)
         assert known.notes == (nameless, f"1 rows of {path} have no coordinates; they are left out")
 
 
