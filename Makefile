@@ -17,7 +17,7 @@ demo: $(STAMP)
 	$(BIN)/python jobs/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not torture and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not torture and not gpu"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from geobatch.store import StoreConfig
 from geobatch.store.s3 import S3
@@ -37,17 +38,26 @@ if TYPE_CHECKING:
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-#: Modules that look at one and the same undisturbed run, a minute of two cores.
-TOGETHER = {"test_geolocate.py": "first", "test_kills.py": "first"}
+#: Modules that look at one and the same undisturbed run, a minute of two cores: one process tests them all.
+TOGETHER = {"tests/river/test_geolocate.py": "first", "tests/river/test_kills.py": "first"}
 
 
-@pytest.hookimpl(tryfirst=True)
+class Modules(LoadFileScheduling):
+    """A module's tests stay in one process, and so do those of modules that share a run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """See `Modules`."""
+    return Modules(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs, the longest tests, come first, so that two processes end at the same time. A module stays in one of them,
-    and so do those that share a run."""
+    """Whole runs, the longest tests, come first, so that two test processes end at the same time."""
     items.sort(key=lambda item: "tests/river/" not in item.nodeid)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.name, item.nodeid.partition("::")[0])))
 
 
 #: Ray's workers listen here.
