@@ -46,8 +46,8 @@ class Doze:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head without CPUs and two nodes."""
+def cluster(s3: S3Server) -> Iterator[Cluster]:
+    """A head without CPUs and two nodes, which have the credentials of the S3 server from the environment that starts them."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
