@@ -122,6 +122,14 @@ def submission() -> str:
         return ""
 
 
+def submitted_with() -> frozenset[str]:
+    """Names of the environment variables that this driver's submission sets for all of its processes."""
+    try:
+        return frozenset(json.loads(os.environ[_CONFIG])["runtime_env"]["env_vars"])
+    except (KeyError, TypeError, ValueError):
+        return frozenset()
+
+
 def answers(address: str, seconds: float = 5.0) -> bool:
     """Whether a TCP connection to `host:port` or a URL comes about; True where the address names no port."""
     host, _, port = address.rpartition("://")[2].split("/")[0].rpartition(":")

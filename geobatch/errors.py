@@ -19,7 +19,8 @@ REASONS: dict[str, str] = {
     "unreadable": "the store kept refusing or failing after all retries; check permissions and the store's health",
     "too_large": "more encoded bytes than --max-bytes; raise it if such images are wanted",
     "empty": "the object or member has no bytes",
-    "broken_archive": "the tar, zip, Parquet or text file that holds it is damaged from here on; rebuild it",
+    "broken_archive": "the tar, zip, Parquet or text file that holds it is damaged from here on, or parts of a split tar "
+    "are missing; rebuild or complete it",
     # a text in an image's place
     "not_a_text": "a row that holds no text: no UTF-8, or no row of its file's form; mend that row",
     "no_text": "a picture for training that no text describes; complete the annotations or ignore it",

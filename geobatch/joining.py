@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from geobatch.access import admitted
+from geobatch.access import admitted, submitted_with
+from geobatch.errors import UserError
 
 #: Nothing calls home: Ray, Hugging Face, vLLM, and whoever honours the common word for it.
 SILENCE = {
@@ -28,10 +29,14 @@ def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> No
     """Joins the cluster at `address` or RAY_ADDRESS, else starts a private one; nothing where Ray runs already.
 
     Args:
-        address: "auto" or a URL; None and "local" mean a private one unless RAY_ADDRESS is set.
+        address: "auto" or HOST:PORT; None and "local" mean a private one unless RAY_ADDRESS is set.
         cpus: logical CPUs of a private one.
         processes: worker processes that a private one may start at once.
         local: further arguments of `ray.init` for a private one.
+
+    Raises:
+        UserError: the address is a URL, or see `admitted`.
+        MachineError: see `admitted`.
     """
     import ray
 
@@ -44,8 +49,11 @@ def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> No
     if ray.is_initialized():
         return
     if address and address != "local":
+        _joinable(address)
+        # Ray refuses to start a driver that says again what its submission says.
+        quiet = {name: value for name, value in SILENCE.items() if name not in submitted_with()}
         with admitted(address):
-            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": SILENCE})
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": quiet})
         return
     # More processes than cores start at once here on purpose; Ray would warn of it on the terminal.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
@@ -57,6 +65,15 @@ def start(address: str | None, *, cpus: int, processes: int, **local: Any) -> No
             logging_level="ERROR",
             log_to_driver=False,
             **local,
+        )
+
+
+def _joinable(address: str) -> None:
+    """Refuses a URL: a driver is one of the cluster's processes, and Ray's client (ray://) is none."""
+    if "://" in address:
+        raise UserError(
+            f"a job cannot join {address}; on a machine of the cluster give --address auto, or HOST:6379 of its head, and from "
+            "elsewhere submit the job: python jobs/submit.py --address http://HOST:8265 -- python jobs/…"
         )
 
 

@@ -3,8 +3,9 @@
 Ray never says no: an actor that asks for what no node has waits for ever without a word, and so does one whose CPUs other
 stages hold. Here the first is an error that names stage and resource, and of the second each pool gives up its part.
 
-Laying out is greedy, as Ray's own placing is: actors with GPUs first, others where no GPU lies idle for them if they can. A
-thousand actors on a hundred nodes take 0.02 s where the nodes are of two kinds, 0.12 s where each is of its own.
+Laying out is greedy, as Ray's own placing is: actors with GPUs first, then those of certain nodes alone, then the largest, each
+where no GPU lies idle for it if it can. They start in the same order (`geobatch.turns`). A thousand actors on a hundred nodes
+take 0.02 s where the nodes are of two kinds, 0.12 s where each is of its own.
 
 Not covered: what other jobs on the same cluster hold. It is theirs until they end, and waiting for it is right.
 """
@@ -117,8 +118,7 @@ def settle(pools: Sequence[Pool], nodes: Nodes) -> list[int]:
     for pool in pools:
         if not any(each.holds(pool) for each in nodes.types):
             raise UserError(_nowhere(pool, nodes))
-    layout, counts = _Layout(nodes), [0] * len(pools)
-    order = sorted(range(len(pools)), key=lambda one: (-pools[one].each.get("GPU", 0.0), -len(_asked(pools[one]))))
+    layout, counts, order = _Layout(nodes), [0] * len(pools), turns(pools)
     for one in order:
         for _ in range(max(1, pools[one].least)):
             if not layout.place(pools[one]):
@@ -133,6 +133,17 @@ def settle(pools: Sequence[Pool], nodes: Nodes) -> list[int]:
         else:
             growing.discard(one)
     return counts
+
+
+def turns(pools: Sequence[Pool]) -> list[int]:
+    """Positions of the pools in the order in which their actors find room: what few nodes can hold first, then the largest."""
+
+    def first(one: int) -> tuple[float, ...]:
+        pool = pools[one]
+        rare = len(pool.labels) + sum(name not in ("CPU", "memory") for name in _asked(pool))
+        return -pool.each.get("GPU", 0.0), -rare, -pool.each.get("CPU", 0.0), -pool.each.get("memory", 0.0)
+
+    return sorted(range(len(pools)), key=first)
 
 
 class _Layout:

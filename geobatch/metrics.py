@@ -83,7 +83,7 @@ def observe(stage: str, rows: int, seconds: float, table: pa.Table) -> None:
         stage: the class's name.
         rows: rows of the slice, dead ones included.
         seconds: what it took.
-        table: what the stage gave; its `reason` tells who is alive, and after Read its `size` how much was read.
+        table: what the stage gave; its `reason` tells who is alive, and after Read `size` and `bytes` how much was read.
     """
     if not _on():
         return
@@ -95,8 +95,9 @@ def observe(stage: str, rows: int, seconds: float, table: pa.Table) -> None:
     _count(STAGE_SECONDS, seconds, tags)
     _record(SLICE_SECONDS, seconds, tags)
     _record(BATCH, alive, tags)
-    if stage == "Read" and "size" in names:
-        _count(BYTES, pc.sum(table["size"]).as_py() or 0, {})
+    if stage == "Read" and {"size", "bytes"} <= set(names):
+        there = table["size"].filter(table["bytes"].is_valid())  # of what was rejected unread the size is the listing's
+        _count(BYTES, pc.sum(there).as_py() or 0, {})
     if not _in_actor():
         return
     if _attempt() > 0:

@@ -27,6 +27,9 @@ _FOUND = "accelerator_type:"
 #: Seconds in which the head node must answer.
 ANSWERS = 60.0
 
+#: Where a pod reads its own namespace.
+SPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
 _EPSILON = 1e-6
 
 
@@ -118,9 +121,11 @@ def configured(session: str, processes: Path = Path("/proc")) -> tuple[list[Node
         session: name of the session's folder, which the autoscaler's command line holds.
         processes: where the kernel shows them.
     """
-    name, space = os.environ.get("RAY_CLUSTER_NAME"), os.environ.get("RAY_CLUSTER_NAMESPACE")
+    name = os.environ.get("RAY_CLUSTER_NAME")
     try:
-        if name and space and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        if name and os.environ.get("KUBERNETES_SERVICE_HOST"):
+            # KubeRay tells its containers the namespace since 1.6 only.
+            space = os.environ.get("RAY_CLUSTER_NAMESPACE") or SPACE.read_text().strip()
             from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
             from ray.autoscaler.v2.instance_manager.config import KubeRayConfigReader
 

@@ -12,8 +12,9 @@ never answered by some of the members.
 Paths among a member's arguments travel as a stage's do (`geobatch.store.travel`): a folder fetched here is fetched where the
 member lives.
 
-Members ask Ray for no CPU: a stage that waits for them holds its own meanwhile, and on a small machine they would starve
-it. They are spread over the nodes. Without Ray the members live in this process.
+Members are spread over the nodes. Those that only keep books ask Ray for no CPU and live anywhere. Heavy ones ask for some
+(`cpus`), since a run that begins with the head alone would have them all there; what they ask for is counted with the stages
+(`asking`), which hold their own while they wait for them. Without Ray the members live in this process.
 
 Not covered: members that must not lose what they were told; they are made again from their arguments.
 """
@@ -43,19 +44,24 @@ class Service:
         name: unique in the run; equal for all who mean the same members.
         member: a class; its methods are the questions.
         make: keyword arguments of each member, picklable and small.
+        cpus: CPUs of each.
     """
 
-    def __init__(self, name: str, member: type[Any], make: Iterable[Mapping[str, Any]]) -> None:
-        self.name, self.member, self.make = name, member, [dict(each) for each in make]
+    def __init__(self, name: str, member: type[Any], make: Iterable[Mapping[str, Any]], cpus: float = 0.0) -> None:
+        self.name, self.member, self.make, self.cpus = name, member, [dict(each) for each in make], cpus
         self._handles: list[Any] = []
         self._here: list[Any] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Service, (self.name, self.member, self.make)
+        return Service, (self.name, self.member, self.make, self.cpus)
 
     def start(self) -> None:
-        """Starts the members that are not there; returns without waiting for them."""
-        self._handles = [self._reach(number) for number in range(len(self.make))]
+        """Starts the members that are not there; returns without waiting for them.
+
+        Who has started them holds them: a second handle, which Ray finds by the name, keeps no actor alive, and in place of the
+        first it would end the member with all that it was told (the ledger of deaths, at the beginning of a second pass).
+        """
+        self._handles = self._handles or [self._reach(number) for number in range(len(self.make))]
 
     def stop(self) -> None:
         """Ends the members. Safe to call twice."""
@@ -102,7 +108,7 @@ class Service:
             .options(
                 name=f"{self.name}-{number}",
                 get_if_exists=True,
-                num_cpus=0,
+                num_cpus=self.cpus,
                 max_restarts=-1,
                 max_task_retries=TASK_RETRIES,
                 scheduling_strategy="SPREAD",
@@ -131,6 +137,15 @@ def services(hands: Hands) -> list[Service]:
     """What a stage will ask: its class says so in a classmethod `services`, which takes the arguments of its constructor."""
     named = getattr(hands.stage, "services", None)
     return list(named(**outlined(hands.make))) if named is not None else []
+
+
+def asking(river: Iterable[Hands]) -> list[Hands]:
+    """What the members that a river's stages will ask need room for, each service as a stage that nothing flows through."""
+    found = [service for hands in river for service in services(hands) if service.cpus and service.make]
+    return [
+        Hands(stage=each.member, workers=len(each.make), least=len(each.make), cpus=each.cpus)
+        for each in {each.name: each for each in found}.values()
+    ]
 
 
 @contextmanager

@@ -13,10 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from geobatch import nodes
 from geobatch.errors import MachineError, UserError
 from geobatch.layout import Nodes, Pool, settle
+from geobatch.turns import in_turn
 
 #: Seconds between two looks, and that a pass may stand still on nodes that do not hold it.
 POLL, PATIENCE = 15.0, 300.0
@@ -82,3 +84,24 @@ class Starving:
             return False
         except Exception:  # noqa: BLE001  a head that does not answer says nothing of its nodes
             return True
+
+
+def breaking_off(dataset: Any, pools: Sequence[Pool]) -> Callable[[bool], None]:
+    """What ends the iteration of a Ray dataset, now; told to kill, with its actors. The pools start in turn (`geobatch.turns`).
+
+    Ray shows a dataset's executor once its first block is out, which a river that waits for a node may never see.
+    """
+    executors: list[Any] = []
+    create = dataset._create_executor
+
+    def created() -> Any:
+        executors.append(in_turn(create(), pools))
+        return executors[-1]
+
+    dataset._create_executor = created
+
+    def end(kill: bool = True) -> None:
+        for executor in executors:
+            executor.shutdown(force=kill)
+
+    return end

@@ -1,6 +1,6 @@
 """Judges a table of places against truth: shares within 1/25/200/750/2500 km for every selector, calibration, a picture.
 
-python jobs/evaluate.py --places s3://bucket/located --truth truth.csv --output evaluation
+python jobs/evaluate.py --places s3://bucket/located --truth truth.csv --output evaluation --report page.html
 """
 
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from geobatch.access import ADVICE, admitted, answers, refused, settle_mode, submission
+from geobatch.access import ADVICE, admitted, answers, refused, settle_mode, submission, submitted_with
 from geobatch.errors import MachineError, UserError
 from geobatch.pipeline.entry import TERMINATED, Terminated
 
@@ -123,4 +123,6 @@ def test_a_driver_knows_what_it_was_submitted_as(monkeypatch: pytest.MonkeyPatch
     assert submission() == ""
     for said, name in (('{"metadata": {"job_submission_id": "night-a1"}}', "night-a1"), ("{", ""), ('{"metadata": null}', "")):
         monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", said)
-        assert submission() == name
+        assert submission() == name and not submitted_with()
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"env_vars": {"DO_NOT_TRACK": "1", "A": "b"}}}')
+    assert submitted_with() == {"DO_NOT_TRACK", "A"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -117,9 +119,23 @@ def test_on_one_machine_the_default_is_its_own(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pools_of_the_default_share_what_there_is() -> None:
-    """Neither of two stages of the default starves the other, nor the stage with GPUs that has a node to itself."""
+    """Neither of two stages of the default starves the other, nor do both the stage with GPUs, which keeps no CPU."""
     there = Nodes(types=GROWS)
     workers = workers_of(0, "ray://head:10001", there)
     pools = [Hands(stage=Shout, workers=workers, gpus=gpus).pool() for gpus in (0.0, 0.0, 1.0)]
     one, other, computing = settle(pools, there)
-    assert computing == 16 and one + other == workers - 16 and abs(one - other) <= 1
+    assert computing == 16 and one + other == workers and abs(one - other) <= 1
+
+
+@pytest.mark.parametrize(
+    ("hands", "cores"),
+    [
+        (Hands(stage=object), 1.0),
+        (Hands(stage=object, gpus=0.5), 0.0),  # or a decoder that came first could hold its node's last CPU for ever
+        (Hands(stage=object, gpus=1, cpus=2), 2.0),
+        (Hands(stage=object, cpus=0.5), 0.5),
+        (replace(Hands(stage=object), gpus=1), 0.0),  # as --stages asks for one
+    ],
+)
+def test_beside_a_gpu_no_cpu_is_kept_unless_asked_for(hands: Hands, cores: float) -> None:
+    assert hands.cores == cores == hands.pool().each["CPU"]

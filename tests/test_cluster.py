@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
 import json
 import re
@@ -23,6 +24,7 @@ import pytest
 import tyro
 import yaml
 from botocore.validate import ParamValidator
+from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
@@ -31,6 +33,7 @@ from geobatch.engine.gallery.record import RECORD
 from geobatch.methods.geotoken.locate import NETWORK, river
 from geobatch.pipeline.geolocate import GeolocateBucket
 from geobatch.pipeline.submit import Submit, split_command
+from geobatch.spot import Telling
 from tests.methods.geotoken.tiny import model_of
 
 ROOT = Path(__file__).parent.parent
@@ -91,25 +94,36 @@ def check_image(config: Document) -> None:
 
 
 def check_pools(config: Document) -> None:
-    """The head works for nobody; all else scales from nothing and goes when idle; spot comes before demand, in three types."""
+    """The head works for nobody; all else scales from nothing and goes when idle; what is sold out has others behind it."""
+    assert config["auth"].pop("ssh_private_key")  # else Ray makes a pair and overwrites each KeyName; it reads the file itself
     types = AutoscalingConfig(prepare_config(copy.deepcopy(config)), skip_content_hash=True).get_node_type_configs()
     assert types is not None
     assert types["head"].resources["CPU"] == 0 and "--num-cpus=0" in config["head_start_ray_commands"][1]
+    module, _, name = config["provider"]["module"].rpartition(".")
+    assert config["provider"]["type"] == "external" and issubclass(getattr(importlib.import_module(module), name), Telling)
+    assert "AUTOSCALER_MAX_LAUNCH_BATCH=1 " in config["head_start_ray_commands"][1]  # a request for five may bring two
     workers = {name: each for name, each in types.items() if name != "head"}
     assert all(each.min_worker_nodes == 0 < each.max_worker_nodes for each in workers.values())
     assert 0 < config["idle_timeout_minutes"] <= 15
-    cpus = [name for name, each in workers.items() if "GPU" not in each.resources]
-    assert cpus and all(types[name].resources["CPU"] >= 4 for name in cpus)
-    gpus = {name: kind for name, kind in config["available_node_types"].items() if "GPU" in kind["resources"]}
-    spot = [kind for kind in gpus.values() if kind["labels"]["market"] == "spot"]
-    dear = [kind for kind in gpus.values() if kind["labels"]["market"] == "on-demand"]
-    assert len(spot) + len(dear) == len(gpus) and dear
-    assert len({kind["node_config"]["InstanceType"] for kind in spot}) >= 3
-    assert len({kind["priority"] for kind in gpus.values()}) == len(gpus)
-    assert min(kind["priority"] for kind in spot) > max(kind["priority"] for kind in dear)
+    kinds = {name: kind for name, kind in config["available_node_types"].items() if name != "head"}
+    check_fallback([kind for kind in kinds.values() if "GPU" not in kind["resources"]], 2)
+    check_fallback([kind for kind in kinds.values() if "GPU" in kind["resources"]], 3)
+    assert all(kind["resources"]["CPU"] >= 4 for kind in kinds.values())
     for kind in config["available_node_types"].values():
+        assert kind["node_config"]["KeyName"]
         options = kind["node_config"].get("InstanceMarketOptions", {})
         assert (options.get("MarketType") == "spot") == (kind.get("labels", {}).get("market") == "spot")
+
+
+def check_fallback(kinds: list[Document], types: int) -> None:
+    """So many instance types as spot, each of a rank of its own, and on demand last; all offer the same, memory too."""
+    spot = [kind for kind in kinds if kind["labels"]["market"] == "spot"]
+    dear = [kind for kind in kinds if kind["labels"]["market"] == "on-demand"]
+    assert len(spot) + len(dear) == len(kinds) and dear
+    assert len({kind["node_config"]["InstanceType"] for kind in spot}) >= types
+    assert len({kind["priority"] for kind in kinds}) == len(kinds)
+    assert min(kind["priority"] for kind in spot) > max(kind["priority"] for kind in dear)
+    assert all("memory" in kind["resources"] and kind["resources"] == kinds[0]["resources"] for kind in kinds)
 
 
 def check_closed(config: Document) -> None:
@@ -213,7 +227,16 @@ SPOILED_LAUNCHER: dict[str, Callable[[Document], object]] = {
     ),
     "nodes that never go": lambda c: c.update(idle_timeout_minutes=600),
     "a pool that is always there": lambda c: c["available_node_types"]["cpu"].update(min_workers=1),
-    "no CPU pool": lambda c: c["available_node_types"].pop("cpu"),
+    "no CPU pool": lambda c: [c["available_node_types"].pop(name) for name in ("cpu", "cpu_amd", "cpu_on_demand")],
+    "one type of spot that reads": lambda c: c["available_node_types"].pop("cpu_amd"),
+    "no reader on demand": lambda c: c["available_node_types"].pop("cpu_on_demand"),
+    "a type that offers more": lambda c: c["available_node_types"]["gpu_l40s"]["resources"].update(memory=48000000000),
+    "a type of which Ray would find out its memory": lambda c: c["available_node_types"]["cpu"]["resources"].pop("memory"),
+    "a provider that goes on asking": lambda c: c["provider"].update(type="aws"),
+    "many in one request": lambda c: c["head_start_ray_commands"].__setitem__(
+        1, c["head_start_ray_commands"][1].replace("MAX_LAUNCH_BATCH=1", "MAX_LAUNCH_BATCH=5")
+    ),
+    "a key pair whose key nobody has": lambda c: c["auth"].pop("ssh_private_key"),
     "on demand first": lambda c: c["available_node_types"]["gpu_on_demand"].update(priority=99),
     "two pools of one rank": lambda c: c["available_node_types"]["gpu_a10g"].update(priority=30),
     "spot by name alone": lambda c: c["available_node_types"][SPOT]["node_config"].pop("InstanceMarketOptions"),
@@ -335,6 +358,7 @@ def test_what_they_run_is_what_the_jobs_take(tmp_path: Path) -> None:
         assert words[:2] == ["python", "jobs/geolocate_bucket.py"]
         config = tyro.cli(GeolocateBucket, args=words[2:])
         assert all(each.startswith("s3://") for each in (config.archive, config.output, config.model))
+        assert config.max_rejected < 1, "nodes that may not read would end a night with 0"
         stages = {each.stage.__name__: each for each in river(tmp_path / "model", tmp_path, config.geotoken, workers=2)}
         assert [(each.gpus, each.make["device"]) for each in (stages["Embed"], stages["Sample"])] == [(0.5, "cuda")] * 2
 
@@ -362,5 +386,13 @@ def test_versions_are_the_package_s() -> None:
         group["template"]["spec"]["containers"][0]["image"] for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     ]
     assert {image.rpartition(":")[2] for image in images} == {version[1]}
+    extra = re.search(r"^gpu = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert extra is not None
+    for asked in map(Requirement, json.loads(extra[1])):  # nothing is the newest there is
+        pins = [
+            *(each.version for each in asked.specifier if each.operator == "=="),
+            *re.findall(rf"{asked.name}==(\S+?);", docker),
+        ]
+        assert len(pins) == 1 and pins[0] in asked.specifier
     copied = [word for line in docker.splitlines() if line.startswith("COPY") for word in line.split()[2:-1]]
     assert all((ROOT / name).exists() for name in copied) and {"geobatch", "jobs", "pyproject.toml"} <= {*copied}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.errors import UserError
-from geobatch.layout import UNBOUNDED, Nodes, NodeType, Pool, settle
+from geobatch.layout import UNBOUNDED, Nodes, NodeType, Pool, settle, turns
 
 HEAD = NodeType(name="head", resources={})
 CPU = NodeType(name="cpu", resources={"CPU": 16}, most=8, brought=True)
@@ -81,6 +81,17 @@ def test_stages_that_cannot_all_work_at_once_are_refused_for_one_would_wait_for_
         settle([pool("Decode", least=3, most=4)], two)
 
 
+def test_what_one_node_alone_can_hold_has_its_room_before_the_small_and_the_large_before_both() -> None:
+    zoned = NodeType(name="a", resources={"CPU": 2}, labels={"zone": "a"})
+    stages = [pool("Read", 0.5), pool("Decode", 2, zone="a"), pool("Write", 0.5)]
+    assert settle(stages, Nodes(types=(zoned, NodeType(name="b", resources={"CPU": 2})))) == [1, 1, 1]
+    sizes = [pool("Read", 0.5), pool("Decode", 1), pool("Embed", 3), pool("Ask", 3), pool("Write", 0.5)]
+    assert settle(sizes, Nodes(types=(NodeType(name="node", resources={"CPU": 4}, most=2),))) == [1] * 5
+    assert turns(sizes) == [2, 3, 1, 0, 4]
+    disk = Pool(name="Spill", each={"CPU": 0.1, "disk": 1})
+    assert turns([*stages, disk, pool("Sample", 0, gpus=0.5)]) == [4, 1, 3, 0, 2]
+
+
 def test_an_autoscaler_that_tells_nothing_refuses_nothing() -> None:
     assert settle([pool("Ask", gpus=64, most=7)], Nodes(types=(HEAD,), known=False)) == [7]
 
@@ -146,3 +157,19 @@ def test_what_is_given_can_be_placed_and_what_is_refused_for_good_cannot(
         return
     assert all(asks.least <= count <= asks.most for asks, count in zip(pools.values(), counts, strict=True))
     assert possible(list(pools.values()), counts, nodes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 2.0, 4.0]), st.integers(1, 2)), min_size=1, max_size=3),
+    st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=6),
+)
+def test_cpus_in_halves_and_doubles_are_refused_only_where_no_way_of_placing_them_exists(
+    types: list[tuple[float, int]], asks: list[float]
+) -> None:
+    nodes = Nodes(types=tuple(NodeType(name="n", resources={"CPU": cpus, "GPU": 0.0}, most=most) for cpus, most in types))
+    pools = [pool(f"P{at}", cpus) for at, cpus in enumerate(asks)]
+    try:
+        settle(pools, nodes)
+    except UserError:
+        assert not possible(pools, [1] * len(pools), nodes)

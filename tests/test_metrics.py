@@ -7,8 +7,11 @@ import sys
 import time
 
 import pyarrow as pa
+import pytest
 
 from geobatch import metrics
+from geobatch.archive.slice import Rows
+from geobatch.errors import Rejection
 from geobatch.metrics import METRICS, _Gpus
 
 
@@ -35,6 +38,20 @@ assert "ray" not in sys.modules
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_what_was_not_read_counts_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that is rejected unread has the size that the listing says."""
+    counted: dict[str, float] = {}
+    monkeypatch.setattr(metrics, "_on", lambda: True)
+    monkeypatch.setattr(metrics, "_in_actor", lambda: False)
+    monkeypatch.setattr(metrics, "_record", lambda *_: None)
+    monkeypatch.setattr(metrics, "_count", lambda metric, value, tags: counted.update({metric.name: value}))
+    rows = Rows()
+    rows.add("a", "a", None, b"abc")
+    rows.reject("b", "b", None, 1_000_000, Rejection("too_large"))
+    metrics.observe("Read", 2, 0.1, rows.take())
+    assert counted["geobatch_read_bytes"] == 3
 
 
 def test_where_ray_is_off_counting_costs_next_to_nothing() -> None:

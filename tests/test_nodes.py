@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileConfigReader
 
+from geobatch import nodes
 from geobatch.actors import Hands
 from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
 from geobatch.nodes import _alike, _counted, brought, configured, types_of
@@ -77,8 +80,11 @@ def nodes_of(config: AutoscalingConfig) -> Nodes:
     return Nodes(types=(NodeType(name="head", resources={}), *types), workers=workers, known=known)
 
 
-def test_our_own_cluster_holds_a_river_on_gpus() -> None:
-    there = nodes_of(FileConfigReader(str(ROOT / "cluster.yaml")).get_cached_autoscaling_config())
+def test_our_own_cluster_holds_a_river_on_gpus(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()  # the autoscaler knows its settings by a digest, which holds the key
+    ours = (ROOT / "cluster.yaml").read_text().replace("~/.ssh/geobatch.pem", str(tmp_path / "key"))
+    (tmp_path / "ours.yaml").write_text(ours)
+    there = nodes_of(FileConfigReader(str(tmp_path / "ours.yaml")).get_cached_autoscaling_config())
     stages = {"Read": Hands(stage=Path, cpus=0.5), "Decode": Hands(stage=Path, workers=200)}
     stages |= {"Embed": Hands(stage=Path, workers=16, gpus=0.5), "Write": Hands(stage=Path, cpus=0.5)}
     assert there.total("GPU") >= 16
@@ -98,6 +104,30 @@ def test_the_manifest_of_kubernetes_is_read_as_its_autoscaler_reads_it() -> None
     assert there.known and there.workers == sum(each.most for each in there.types if each.brought)
     assert there.total("GPU") >= 1 and there.total("CPU") > 8
     settle([Hands(stage=Path).pool(), Hands(stage=Path, gpus=1).pool()], there)
+
+
+@pytest.mark.parametrize(("told", "file", "known"), [("night", None, True), (None, "night\n", True), (None, None, False)])
+def test_a_head_of_kuberay_knows_its_groups_or_says_that_it_does_not(
+    told: str | None, file: str | None, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 1.6 KubeRay did not tell the namespace; what is not known may refuse no job on a group scaled to zero."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "geobatch")
+    monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", told or "")
+    monkeypatch.setattr(nodes, "SPACE", tmp_path / "namespace")
+    if file:
+        (tmp_path / "namespace").write_text(file)
+    asked = []
+
+    def producer(name: str, space: str) -> Callable[[], dict[str, Any]]:
+        asked.append((name, space))
+        return lambda: _derive_autoscaling_config_from_ray_cr(kubernetes())
+
+    monkeypatch.setattr(autoscaling_config, "AutoscalingConfigProducer", producer)
+    types, workers, answer = configured(SESSION, tmp_path)
+    there = Nodes(types=(NodeType(name="head", resources={}), *types), workers=workers, known=answer)
+    assert answer is known and asked == [("geobatch", "night")] * known
+    assert settle([Hands(stage=Path, gpus=1, workers=3).pool()], there) == [3]
 
 
 def test_a_node_that_lives_is_of_the_type_that_brought_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from geobatch.actors import Hands
 from geobatch.errors import UserError
-from geobatch.service import Service, services
+from geobatch.service import Service, asking, services
 
 
 class Counter:
@@ -24,8 +24,8 @@ class Counter:
 
 class Asks:
     @classmethod
-    def services(cls, members: int, **_: object) -> list[Service]:
-        return [Service("counter", Counter, [{"start": 10 * each} for each in range(members)])] if members else []
+    def services(cls, members: int, cpus: float = 0.0, **_: object) -> list[Service]:
+        return [Service("counter", Counter, [{"start": 10 * each} for each in range(members)], cpus)] if members else []
 
 
 def test_every_member_is_asked_and_remembered() -> None:
@@ -45,3 +45,12 @@ def test_a_users_fault_stays_one() -> None:
 def test_a_stage_says_what_it_asks() -> None:
     assert [len(each.make) for each in services(Hands(stage=Asks, make={"members": 3, "other": 1}))] == [3]
     assert services(Hands(stage=Asks, make={"members": 0})) == services(Hands(stage=Counter, make={"start": 1})) == []
+
+
+def test_heavy_members_ask_for_room_once_a_service() -> None:
+    stage = Hands(stage=Asks, make={"members": 3, "cpus": 0.5})
+    (pool,) = [hands.pool() for hands in asking([stage, Hands(stage=Counter, make={"start": 1}), stage])]
+    assert (pool.name, pool.each["CPU"], pool.least, pool.most) == ("Counter", 0.5, 3, 3)
+    assert asking([Hands(stage=Asks, make={"members": 3}), Hands(stage=Asks, make={"members": 0, "cpus": 0.5})]) == []
+    again: Service = pickle.loads(pickle.dumps(services(stage)[0]))
+    assert again.cpus == 0.5

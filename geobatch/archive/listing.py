@@ -13,13 +13,17 @@ from geobatch.archive import manifest, parts
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.names import Names, container, named_like_an_image, text_form
 from geobatch.errors import UserError
-from geobatch.store import Object, Store, split
+from geobatch.store import Changed, Denied, NotFound, Object, Store, Withheld, split
+
+#: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
+_PROBES = 3
 
 
 class Source(NamedTuple):
     """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image.
 
-    The byte parts of a tar are one source: `found` is the first of them, `name` is the joined file's.
+    The byte parts of a tar are one source: `found` is the first of them, `name` is the joined file's, and `lacking` says which
+    of them are missing.
     """
 
     found: Object | None
@@ -27,6 +31,7 @@ class Source(NamedTuple):
     name: str
     kind: str | None
     parts: tuple[Object, ...] = ()
+    lacking: str = ""
 
 
 class Page(NamedTuple):
@@ -85,4 +90,25 @@ def _file(uri: str, found: Object, names: Names, *, texts: bool = False) -> Sour
 
 def _page(names: Names, root: str, loose: list[Object], sequences: list[parts.Sequence]) -> Page:
     sources = [Source(each, each.uri, (name := each.uri[len(root) :]), names.kind(name)) for each in loose]
-    return Page(sources + [Source(each.parts[0], each.parts[0].uri, each.name, "tar", each.parts) for each in sequences])
+    return Page(
+        sources + [Source(each.parts[0], each.parts[0].uri, each.name, "tar", each.parts, each.lacking) for each in sequences]
+    )
+
+
+def probe(store: Store, sources: list[Source]) -> None:
+    """Refuses an archive that may be listed and not read; one forbidden object alone is a rejection later.
+
+    Raises:
+        Denied: none of the first sources may be read.
+    """
+    denied: Denied | None = None
+    for source in sources[:_PROBES]:
+        try:
+            store.get(source.uri, 0, 1)
+            return
+        except (NotFound, Changed, Withheld):
+            continue
+        except Denied as error:
+            denied = error
+    if denied is not None:
+        raise denied

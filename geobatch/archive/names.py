@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from geobatch.archive.config import ArchiveConfig
 
@@ -99,6 +99,19 @@ class Names:
         if self._images is not None:
             return _matches(self._images, name)
         return not self._texts and named_like_an_image(name)
+
+
+def member_globs(config: ArchiveConfig) -> dict[str, list[str]]:
+    """The globs that decide which members of a container are images, as a record keeps them: `{"include", "exclude"}`."""
+    images = sorted({glob for glob in config.include if not container(glob)})
+    # What is no image by its extension needs no glob that excludes it.
+    return {"include": images, "exclude": sorted({glob for glob in config.exclude if images or not container(glob)})}
+
+
+def no_wider(now: Mapping[str, list[str]], then: Mapping[str, list[str]]) -> bool:
+    """Whether some `member_globs` take no name that others left out, as far as the globs themselves tell."""
+    fewer = bool(now["include"]) and {*now["include"]} <= {*then["include"]}
+    return {*then["exclude"]} <= {*now["exclude"]} and (fewer or now["include"] == then["include"])
 
 
 def named_like_an_image(name: str) -> bool:

@@ -6,13 +6,18 @@ row groups of one file; it falls into slices like a tar, and `Slice.end` is the 
 Rows are decoded a few at a time; what is whole in memory is a page, twice and a half. Writers end pages at 1 MiB, but many
 look only every 1024 rows, so that a row group of fewer rows is often one page: those of Hugging Face have 100.
 
+A table that geobatch wrote is no archive, and a geometry (GeoParquet's) no image: an output that lies in an archive, today's or
+one of last year, would else be read as images of 21 bytes.
+
 What it does not cover: Parquet that is encrypted; images that the file only names (a struct whose bytes are null is
 rejected as empty); a row's size before it is decoded, so that `max_bytes` rejects but does not save the download.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import repeat
 from typing import Any, NamedTuple, cast
 
@@ -28,6 +33,8 @@ from geobatch.store import ALONE, NotFound, Store
 
 #: Names an image column is looked for under, first come first taken; failing these, a sole column of a fitting type.
 _COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "picture", "photo", "content", "data")
+#: Columns that every table has that geobatch writes, and hardly another.
+_OWN = frozenset({"image_id", "uri", "etag", "status", "stage", "reason", "detail"})
 #: Bytes that decoding a batch of rows may come to.
 _BATCH = 4 << 20
 
@@ -51,13 +58,28 @@ def opened(store: Store, uri: str, size: int, etag: str | None) -> pq.ParquetFil
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
 
 
+def is_own(schema: pa.Schema) -> bool:
+    """Whether a file is a part of a table that geobatch wrote."""
+    return set(schema.names) >= _OWN
+
+
 def image_column(schema: pa.Schema) -> str | None:
     """The name of the column that holds images, or None."""
-    fitting = [field.name for field in schema if _holds_bytes(field.type)]
+    if is_own(schema):
+        return None
+    shapes = _geometries(schema)
+    fitting = [field.name for field in schema if _holds_bytes(field.type) and field.name not in shapes]
     named = [name for name in _COLUMNS for each in fitting if each.lower() == name]
     if named:
         return next(each for each in fitting if each.lower() == named[0])
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _geometries(schema: pa.Schema) -> set[str]:
+    """Names of the columns that GeoParquet's metadata says are geometries."""
+    with suppress(ValueError, KeyError, TypeError):
+        return set(json.loads((schema.metadata or {})[b"geo"])["columns"])
+    return set()
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -65,6 +87,20 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def runs(file: pq.ParquetFile, config: ArchiveConfig) -> Iterator[list[tuple[int, Group]]]:
+    """The file's row groups with their numbers, as many as make a shard at a time."""
+    run: list[tuple[int, Group]] = []
+    rows = size = 0
+    for index, group in enumerate(groups(file)):
+        if run and (rows + group.rows > config.shard_rows or size + group.size > config.shard_bytes):
+            yield run
+            run, rows, size = [], 0, 0
+        run.append((index, group))
+        rows, size = rows + group.rows, size + group.size
+    if run:
+        yield run
 
 
 def groups(file: pq.ParquetFile) -> list[Group]:

@@ -6,8 +6,10 @@ width they are numbered. A name that says nothing is taken for a first part only
 what is listed next is its successor, and its first block is a tar's header: the listing of a million other files costs no
 request. As `split` does, `89` may be followed by `9000` and `yz` by `zaaa`.
 
-A sequence must be whole: it begins at 0, 1 or a, and a gap is refused before anything starts. What it cannot see is that
-the last parts were never fetched; the reader meets that as a file that ends inside a member. Not covered: parts named in a
+A sequence must be whole: it begins at 0, 1 or a. Where parts are missing, as while it is uploaded, it is not read but for one
+rejection: its members would be torn, and whatever else lies in the archive is worth its night. It is planned again once the
+parts are there, which the table then does not know. An archive that is such a sequence alone is refused. What it cannot see is
+that the last parts were never fetched; the reader meets that as a file that ends inside a member. Not covered: parts named in a
 manifest, and parts of zips.
 """
 
@@ -38,10 +40,12 @@ class Sequence(NamedTuple):
     Attributes:
         name: what the joined file would be called, below the archive's root.
         parts: its objects.
+        lacking: in a line, which parts are missing; empty where it is whole.
     """
 
     name: str
     parts: tuple[Object, ...]
+    lacking: str = ""
 
 
 def successors(number: str) -> tuple[str, ...]:
@@ -78,7 +82,7 @@ class Parts:
         """What of the page is no part, and the sequences that ended on it.
 
         Raises:
-            UserError: a part is missing, or the joined file lies beside its parts.
+            UserError: the joined file lies beside its parts.
         """
         loose: list[Object] = []
         whole: list[Sequence] = []
@@ -135,9 +139,11 @@ class Parts:
             first, last = self._open[0].uri, self._open[-1].uri
             bare = _BARE.fullmatch(first)
             assert bare is not None
+            name = _joined_name(bare["stem"])[len(self._root) :]
             if after is not None and re.fullmatch(re.escape(bare["stem"]) + r"(\d+|[a-z]{2,})", after.uri):
-                raise _gap(last, after.uri)
-            whole.append(self._checked(_joined_name(bare["stem"])[len(self._root) :], self._open))
+                whole.append(Sequence(name, tuple(self._open), str(_gap(last, after.uri))))
+            else:
+                whole.append(self._checked(name, self._open))
         self._first, self._open = None, []
 
     def _end(self, uri: str | None, loose: list[Object], whole: list[Sequence]) -> None:
@@ -145,7 +151,11 @@ class Parts:
         for tar, mark in list(self._named):
             if uri is None or not uri.startswith(self._root + tar + mark):
                 found = self._named.pop((tar, mark))
-                parts = ordered(found, mark)
+                try:
+                    parts = ordered(found, mark)
+                except UserError as error:
+                    whole.append(Sequence(tar, tuple(part for _, part in found), str(error)))
+                    continue
                 taken = {part.uri for part in parts}
                 loose += [part for _, part in found if part.uri not in taken]
                 if parts:

@@ -21,23 +21,21 @@ from geobatch.archive import parquet, texts
 from geobatch.archive import zip as zips
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.cut import cut
-from geobatch.archive.listing import Source, pages
+from geobatch.archive.listing import Source, pages, probe
 from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.errors import UserError
 from geobatch.schema import PLAN
-from geobatch.store import ALONE, Changed, Denied, NotFound, Object, Store, Withheld
+from geobatch.store import ALONE, Object, Store
 
 __all__ = ["ArchiveConfig", "Planned", "plan"]
 
 #: Rows of one table, and objects listed between two reports, at most.
 TABLE_ROWS = 50_000
-#: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
-_PROBES = 3
 
 #: Kinds of a source that is no container: named in a manifest, or not judged yet.
 _LOOSE = ("object", None)
-#: Kinds of a container whose rows appear as it is read.
-_UNSEEN = ("tar", "text")
+#: Kinds of a container whose rows appear as it is read, and of those whose members the globs choose.
+_UNSEEN, _CHOSEN = ("tar", "text"), ("tar", "zip")
 
 #: Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks.
 Known = Callable[[list[tuple[str, str | None]]], list[bool]]
@@ -54,6 +52,7 @@ class Planned(NamedTuple):
         skipped: of those, passed over by name (or, in a manifest, named again).
         known: of those, passed over because `known` said so.
         empty: (uri, etag) of zips and Parquet files, opened since the last piece, that hold no image and so have no shard.
+        notes: lines on what was met since the last piece, that somebody should read.
     """
 
     table: pa.Table
@@ -61,6 +60,7 @@ class Planned(NamedTuple):
     skipped: int
     known: int
     empty: tuple[tuple[str, str | None], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Row(NamedTuple):
@@ -75,7 +75,13 @@ class _Row(NamedTuple):
 
 
 def plan(
-    store: Store, config: ArchiveConfig, known: Known | None = None, met: Met | None = None, *, may_be_empty: bool = False
+    store: Store,
+    config: ArchiveConfig,
+    known: Known | None = None,
+    met: Met | None = None,
+    *,
+    may_be_empty: bool = False,
+    reopen: bool = False,
 ) -> Iterator[Planned]:
     """The archive's shards, in tables as they are listed; a shard is never split between two.
 
@@ -85,12 +91,13 @@ def plan(
         known: told which objects and containers need no reading; asked for at most 1000 at once.
         met: told what is listed, page by page, each before `known` is asked of it.
         may_be_empty: whether an archive without a single image is one, and not a mistake.
+        reopen: tars and zips are read although they are known, since they were by other globs.
 
     Raises:
         UserError: nothing is there, nothing there is an image, or it may not be read.
         Unreadable: the store kept failing.
     """
-    planner = _Planner(store, config, known, met)
+    planner = _Planner(store, config, known, met, reopen)
     rows: list[_Row] = []
     sizes: list[int] = []
     first = reported = planned = 0
@@ -126,8 +133,8 @@ def _nothing(planner: _Planner, config: ArchiveConfig) -> str:
 class _Planner:
     """Lists, sorts out, and cuts into shards."""
 
-    def __init__(self, store: Store, config: ArchiveConfig, known: Known | None, met: Met | None) -> None:
-        self._store, self._config, self._known, self._met = store, config, known, met
+    def __init__(self, store: Store, config: ArchiveConfig, known: Known | None, met: Met | None, reopen: bool) -> None:
+        self._store, self._config, self._known, self._met, self._reopen = store, config, known, met, reopen
         self._names = Names(config)
         self._loose: list[_Row] = []
         self._weight = 0
@@ -135,6 +142,8 @@ class _Planner:
         self.listed = self.skipped = self.known = 0
         self.complaint = ""
         self._empty: list[tuple[str, str | None]] = []
+        self._notes: list[str] = []
+        self._own = False
 
     def report(self, rows: list[_Row], sizes: list[int], first: int) -> Planned:
         """The rows as a table, their shards of these sizes numbered from `first`."""
@@ -142,7 +151,8 @@ class _Planner:
         columns = [shards, *(list(column) for column in zip(*rows, strict=True))] if rows else [[] for _ in PLAN]
         table = pa.table([pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)], schema=PLAN)
         empty, self._empty = tuple(self._empty), []
-        return Planned(table, self.listed, self.skipped, self.known, empty)
+        notes, self._notes = tuple(self._notes), []
+        return Planned(table, self.listed, self.skipped, self.known, empty, notes)
 
     def shards(self) -> Iterator[list[_Row]]:
         """The rows of each shard; an empty list after each page, so that counts can be reported."""
@@ -155,6 +165,8 @@ class _Planner:
                 if source.kind in _LOOSE or source.found is None:
                     if full := self._one(source):
                         yield full
+                elif source.lacking:
+                    yield [_Row("tar", escaped(source.uri), source.uri, source.found.etag, source.found.size, None)]
                 elif source.parts:
                     for needed in cut(self._store, source.parts):
                         yield [_Row("tar", None, part.uri, part.etag, part.size, first) for part, first in needed]
@@ -229,18 +241,15 @@ class _Planner:
             yield [_Row("parquet", None, found.uri, found.etag, found.size, None)]
             return
         if parquet.image_column(file.schema_arrow) is None:
+            if parquet.is_own(file.schema_arrow) and not self._own:
+                self._own = True
+                self._notes.append(
+                    f"{found.uri} is of a table of geobatch's own: it and its like are passed over, not read as images"
+                )
             self.skipped += 1
             return
-        shard: list[_Row] = []
-        rows = weight = 0
-        for index, group in enumerate(parquet.groups(file)):
-            if shard and (rows + group.rows > self._config.shard_rows or weight + group.size > self._config.shard_bytes):
-                yield shard
-                shard, rows, weight = [], 0, 0
-            shard.append(_Row("parquet", None, found.uri, found.etag, group.size, index))
-            rows, weight = rows + group.rows, weight + group.size
-        if shard:
-            yield shard
+        for run in parquet.runs(file, self._config):
+            yield [_Row("parquet", None, found.uri, found.etag, group.size, index) for index, group in run]
 
     def _named(self, page: list[Source]) -> Iterator[Source]:
         """The sources that are wanted by name."""
@@ -248,6 +257,7 @@ class _Planner:
             self.listed += len(source.parts) or 1
             if source.parts:
                 taken = True  # `parts` has asked the globs
+                self._notes += [source.lacking] if source.lacking else []
             elif source.kind == "object":
                 taken = not self._names.excludes(source.name)
             elif source.kind is not None:
@@ -266,24 +276,15 @@ class _Planner:
             single = [source for source in wanted if not source.parts]
             asked = [(source.uri, None if source.found is None else source.found.etag) for source in single]
             known = {source for source, yes in zip(single, self._known(asked) if asked else (), strict=True) if yes}
-            known |= {source for source in wanted if source.parts and all(self._known([p[::2] for p in source.parts]))}
+            for source in wanted:  # of parts that are not all there the first stands for the rest
+                parts = source.parts[:1] if source.lacking else source.parts
+                if parts and all(self._known([part[::2] for part in parts])):
+                    known.add(source)
+            if self._reopen:
+                known = {source for source in known if source.kind not in _CHOSEN or source.found is None}
             self.known += sum(len(source.parts) or 1 for source in known)
             wanted = [source for source in wanted if source not in known]
         if wanted and not self._probed:
-            self._probe(wanted)
+            self._probed = True
+            probe(self._store, wanted)
         return wanted
-
-    def _probe(self, wanted: list[Source]) -> None:
-        """Refuses an archive that may be listed and not read; one forbidden object alone is a rejection later."""
-        self._probed = True
-        denied: Denied | None = None
-        for source in wanted[:_PROBES]:
-            try:
-                self._store.get(source.uri, 0, 1)
-                return
-            except (NotFound, Changed, Withheld):
-                continue
-            except Denied as error:
-                denied = error
-        if denied is not None:
-            raise denied

@@ -1,8 +1,10 @@
 """Loose objects: one slice a shard, many GETs in flight.
 
 Each GET carries the etag of the listing, so that what is located is what was planned. An object that stays unreadable is
-one rejection; if every object of a shard is after all attempts, the store is at fault and not the images, and the shard is
-raised. An answer that is final (an archival storage class) is a rejection however many get it.
+one rejection. If every object of a shard is after all attempts, the store is at fault, or this node's rights, or neighbours
+that share a fate: the shard is raised. Asked for the last time, objects that the store withholds while it answers otherwise, or
+denies, are rejections however many they are; a store that says nothing at all is raised still. An answer that is final (an
+archival storage class) is a rejection however many get it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import pyarrow as pa
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.slice import NOTHING, Rows, Slice
 from geobatch.errors import GeobatchError, Rejection
-from geobatch.store import Changed, NotFound, Store, Unreadable
+from geobatch.store import Changed, Denied, NotFound, Store, Unreadable, Withheld
 
 
 def fate_of(error: GeobatchError) -> Rejection:
@@ -28,16 +30,24 @@ def too_large(size: int, config: ArchiveConfig) -> Rejection:
     return Rejection("too_large", f"{size} bytes, more than {config.max_bytes}")
 
 
-def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]:
+def read(store: Store, plan: pa.Table, config: ArchiveConfig, last: bool = True) -> Iterator[Slice]:
     """The one slice of a shard of kind "object".
 
+    Args:
+        store: reaches the archive.
+        plan: the shard's rows.
+        config: what is read.
+        last: whether it is asked for no more, so that what can be said of each object alone is.
+
     Raises:
-        Unreadable: none of several objects could be read.
+        Unreadable: none of several objects could be read, and the store does not answer, or is asked again (Withheld).
+        Denied: none of several may be read, and it is asked for again.
     """
     objects = list(zip(*(plan[name].to_pylist() for name in ("image_id", "uri", "etag", "size")), strict=True))
     wanted = [(uri, etag) for _, uri, etag, size in objects if size is None or 0 < size <= config.max_bytes]
     answers = store.get_many(wanted)
-    rows, failures = Rows(), []
+    rows = Rows()
+    failures: list[Unreadable | Denied] = []
     for image_id, uri, etag, size in objects:
         if size == 0:
             rows.reject(image_id, uri, etag, 0, Rejection("empty"))
@@ -46,7 +56,7 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]
             rows.reject(image_id, uri, etag, size, too_large(size, config))
             continue
         answer = next(answers)
-        if isinstance(answer, Unreadable) and answer.exhausted:
+        if isinstance(answer, Denied) or (isinstance(answer, Unreadable) and answer.exhausted):
             failures.append(answer)
         if isinstance(answer, GeobatchError):
             rows.reject(image_id, uri, etag, size, fate_of(answer))
@@ -57,5 +67,7 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]
         else:
             rows.add(image_id, uri, etag, answer)
     if len(failures) == len(wanted) > 1:
-        raise failures[0]
+        silent = [each for each in failures if not isinstance(each, Withheld | Denied)]
+        if silent or not last:
+            raise (silent or failures)[0]
     yield Slice(0, True, NOTHING, 0, rows.take())

@@ -3,6 +3,10 @@
 A task says where its shard stands in the frozen manifest and which of its slices are committed; the manifest itself is read
 here, by the actor that needs it, so the driver never holds an image's name. Before each slice the reader asks the run's
 gate (`gate`), which says no once the run is to end.
+
+A shard of loose objects of which the store gives not one, though it answers, is left out: the pass goes on, and the next one,
+told that it is the last, asks again and makes rows of them. So a few neighbours that can never be read cost a pass and hold
+nobody up. `IN_A_ROW` such shards one behind the other are the fault of the store, or of this node's rights, and are raised.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from geobatch.actors import Slice
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.shard import read_shard
 from geobatch.service import Service
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Denied, Store, StoreConfig, Withheld
+
+#: Shards without a single object that can be read, one behind the other, before a reader takes it for no chance.
+IN_A_ROW = 3
 
 
 class Read:
@@ -31,12 +38,16 @@ class Read:
         store: reaches the archive.
         output: reaches the manifest and the committed parts.
         gate: asked before each slice; None: there is none, all is read.
+        last: whether what cannot be read is asked for no more, and becomes rows.
     """
 
     takes_tasks = True
 
-    def __init__(self, archive: ArchiveConfig, store: StoreConfig, output: StoreConfig, gate: Service | None = None) -> None:
+    def __init__(
+        self, archive: ArchiveConfig, store: StoreConfig, output: StoreConfig, gate: Service | None = None, last: bool = True
+    ) -> None:
         self.archive, self.store, self.output, self.gate = archive, Store(store), Store(output), gate
+        self.last, self._left_out = last, 0
 
     @staticmethod
     def services(gate: Service | None = None, **_: Any) -> list[Service]:
@@ -57,8 +68,9 @@ class Read:
             if pieces is None:
                 manifest = pq.ParquetFile(pa.BufferReader(self.output.get(task["plan"]))).read_row_group(task["group"])
                 done = {each["number"]: each["end"] for each in task["done"]}
-                pieces = read_shard(self.store, manifest, self.archive, done, seen=partial(self._seen, task["parts"]))
-            piece = next(pieces, None)
+                seen = partial(self._seen, task["parts"])
+                pieces = read_shard(self.store, manifest, self.archive, done, seen, self.last)
+            piece = self._next(pieces)
             if piece is None:
                 return
             yield Slice(
@@ -72,6 +84,18 @@ class Read:
             )
             if piece.last:
                 return
+
+    def _next(self, pieces: Iterator[Any]) -> Any:
+        """The next slice; None after the last, and where the shard is left out."""
+        try:
+            piece = next(pieces, None)
+        except (Denied, Withheld):
+            self._left_out += 1
+            if self.last or self._left_out >= IN_A_ROW:
+                raise
+            return None
+        self._left_out = 0
+        return piece
 
     def _seen(self, parts: list[str]) -> set[str]:
         """image_ids that this shard's committed slices hold."""

@@ -189,15 +189,17 @@ def read(
     number, offset = _after(done, 0, first)
     if offset == NOTHING:
         return
+    if rows[0]["image_id"] is not None:
+        lacking = Rejection("broken_archive", "parts of it are missing; fetch them, or leave it out with --exclude")
+        yield from close(number, done, 0, _alone(uri, etag, rows[0]["size"], lacking))
+        return
     try:
         magic = store.get(uri, 0, len(_GZIP), if_match=etag)
         fate = None if magic else Rejection("empty")
     except ALONE as error:
         magic, fate = b"", fate_of(error)
     if fate is not None:
-        found = Rows()
-        found.reject(escaped(uri), uri, etag, rows[0]["size"], fate)
-        yield from close(number, done, 0, found)
+        yield from close(number, done, 0, _alone(uri, etag, rows[0]["size"], fate))
     elif magic == _GZIP and first == 0:
         source = _Source(file, uri, etag, MemberIds(uri), config, done, None)
         yield from (piece for piece in _pass(source, 0, 0, zipped=True) if piece.number not in done)
@@ -206,6 +208,13 @@ def read(
         end = next((start + row["offset"] for start, row in behind if row["offset"] < row["size"]), None)
         ids = MemberIds(uri, seen() if done and seen is not None else ())
         yield from _resumed(_Source(file, uri, etag, ids, config, done, end), number, offset)
+
+
+def _alone(uri: str, etag: str | None, size: int, fate: Rejection) -> Rows:
+    """The archive's own rejection."""
+    rows = Rows()
+    rows.reject(escaped(uri), uri, etag, size, fate)
+    return rows
 
 
 def _resumed(source: _Source, number: int, offset: int) -> Iterator[Slice]:

@@ -28,7 +28,7 @@ from geobatch.benchmark.intervals import (
 )
 from geobatch.benchmark.metrics import Figures, figures, geoscore
 from geobatch.benchmark.named import mark_of, rows_of
-from geobatch.benchmark.places import numbers
+from geobatch.benchmark.places import numbers, once
 from geobatch.benchmark.regions import Where
 from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
@@ -177,8 +177,7 @@ def places_of(
         UserError: it holds an image twice, or none of the truth, or texts where ours holds images.
     """
     ids: list[str] = table["image_id"].to_pylist()
-    if len(set(ids)) != len(ids):
-        raise UserError(f"{name} holds an image twice; read it with geobatch.sink.read")
+    once(ids, name)
     found = rows_of(truth, ids)
     if not (found >= 0).any():
         raise UserError(f"{name} holds no image of {truth.name} (its first is {ids[:1]}); name a table of the same images")

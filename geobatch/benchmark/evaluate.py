@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from geobatch.benchmark.against import PARTS, Comparison, compare, places_of, right
 from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
 from geobatch.benchmark.analyses.case import Gallery
+from geobatch.benchmark.analyses.seeds import by_image
 from geobatch.benchmark.choices import CHOSEN, NEIGHBOUR, ORACLE, SCORE
 from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.intervals import Bootstrap, Difference, Interval, gap_closed, paired_difference, share_interval
@@ -104,10 +106,8 @@ def evaluate(
     return Evaluation(
         truth=truth.name,
         images=len(judged.rows),
-        placed=int(pc.sum(pc.equal(held["status"], "placed")).as_py() or 0),
-        rejected=_rejected(held),
-        without_truth=len(held) - judged.known,
-        missing=judged.missing,
+        **_counts(held, judged),
+        missing_counted=count_missing,
         choices={name: figures(distance, bootstrap=how) for name, distance in distances.items()},
         regions={} if where is None or guessed is None else _regions(where, guessed, how),
         against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
@@ -122,6 +122,7 @@ def evaluate(
         findings=findings,
         unmade=unmade,
         failed=judged.failed(),
+        spread=by_image(case, judged.names()),
         notes=truth.notes,
         distances=distances,
         rows=judged.rows,
@@ -140,9 +141,15 @@ def _where(judged: Judged, regions: Regions | None) -> tuple[Where, Where] | tup
     return regions.of(judged.true_latitude, judged.true_longitude), regions.of(judged.latitude, judged.longitude)
 
 
-def _rejected(held: pa.Table) -> dict[str, int]:
+def _counts(held: pa.Table, judged: Judged) -> dict[str, Any]:
+    """What the whole table holds."""
     reasons = pc.value_counts(held["reason"].drop_null()).to_pylist()
-    return {one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])}
+    return {
+        "placed": int(pc.sum(pc.equal(held["status"], "placed")).as_py() or 0),
+        "rejected": {one["values"]: one["counts"] for one in sorted(reasons, key=lambda one: -one["counts"])},
+        "without_truth": len(held) - judged.known,
+        "missing": judged.missing,
+    }
 
 
 def _case(

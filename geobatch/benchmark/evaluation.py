@@ -3,9 +3,11 @@
 One object holds both what is printed (`telling`) and, per image, what plots are drawn from. `as_dict` is `evaluation.json`:
 
     version                   2; raised when a key changes its meaning or goes
+    places, table             the address of what was judged, without a slash at its end; the version of a table, null of a file
     truth, images             where the truth is from; how many images were judged
     placed, rejected          rows of the whole table with a place, and without one by reason
     without_truth, missing    rows whose true place is not known; true places whose image the table does not hold
+    missing_counted           whether those count as wrong, and are among `images`
     notes                     what of the truth was read otherwise than it says, a line each
     choices                   by choice: images, placed, shares by radius, median_km, mean_km, and median, mean and geoscore
                               with their intervals
@@ -36,6 +38,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from geobatch.benchmark import published, sentences, telling
@@ -70,6 +73,8 @@ class Evaluation:
     """Rows of the table whose true place is not known."""
     missing: int
     """True places whose image is not in the table."""
+    missing_counted: bool
+    """Whether those count as wrong."""
     choices: dict[str, Figures]
     """Figures of each way to choose, the chosen places first."""
     regions: dict[str, Interval]
@@ -102,6 +107,12 @@ class Evaluation:
     """What of the truth was read otherwise than it says."""
     benchmark: str | None = None
     """The benchmark that was named (`published`)."""
+    places: str | None = None
+    """Address of the table, or of the file of predictions, without a slash at its end."""
+    table: int | None = None
+    """Version of the table; None of a file."""
+    spread: pa.Table | None = field(default=None, repr=False)
+    """Of each judged image, how far runs of other seeds place it apart (`analyses.seeds.by_image`); None without such runs."""
     distances: dict[str, Floats] = field(repr=False)
     """Kilometres from the truth `(images,)` by choice, NaN where it offers no place: what plots are drawn from."""
     rows: NDArray[np.intp] = field(repr=False)
@@ -135,12 +146,15 @@ class Evaluation:
         """Every figure as plain numbers, None in place of NaN; nothing per image."""
         plain = {
             "version": VERSION,
+            "places": self.places,
+            "table": self.table,
             "truth": self.truth,
             "images": self.images,
             "placed": self.placed,
             "rejected": self.rejected,
             "without_truth": self.without_truth,
             "missing": self.missing,
+            "missing_counted": self.missing_counted,
             "notes": self.notes,
             "choices": {name: _figures_dict(one) for name, one in self.choices.items()},
             "regions": {part: asdict(one) for part, one in self.regions.items()},

@@ -57,15 +57,18 @@ class Judged:
         """Kilometres `(images,)` from the truth."""
         return haversine_km(latitude, longitude, self.true_latitude, self.true_longitude)
 
+    def names(self) -> list[str]:
+        """The judged images `(images,)` by name, missing ones as the truth calls them."""
+        absent = iter(self._absent)
+        return [next(absent) if name is None else name for name in self.image_ids]
+
     def failed(self) -> list[tuple[str, str]]:
         """The images without a place, and why."""
-        reasons = self._held["reason"].to_pylist()
-        absent = iter(self._absent)
-        out = []
-        for at in np.flatnonzero(np.isnan(self.km)).tolist():
-            name = self.image_ids[at]
-            out.append((next(absent), "not in the table") if name is None else (name, reasons[at] or "no place"))
-        return out
+        reasons, names = self._held["reason"].to_pylist(), self.names()
+        return [
+            (names[at], "not in the table" if self.rows[at] < 0 else reasons[at] or "no place")
+            for at in np.flatnonzero(np.isnan(self.km)).tolist()
+        ]
 
     def calibrations(self, bootstrap: Bootstrap) -> list[Calibration]:
         """Of each probability column that says anything."""

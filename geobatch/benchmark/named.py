@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geobatch.benchmark.truth import Truth
+if TYPE_CHECKING:
+    from geobatch.benchmark.truth import Truth
 
 _MARKS = re.compile(r"(?:~\d+)?(?:@\d+)?$")
 _PLACE = re.compile(r"([-+]?\d{1,3}(?:\.\d+)?),([-+]?\d{1,3}(?:\.\d+)?)(?=_|\.[A-Za-z]\w*$|$)")

@@ -7,7 +7,8 @@ time, in the order of the rows. `Places.of` takes a table that is in memory alre
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,21 @@ class Places:
             UserError: one stands twice.
         """
         ids: list[str] = self.held["image_id"].to_pylist()
-        if len(set(ids)) != len(ids):
-            raise UserError(f"{name} holds an image twice; read it with geobatch.sink.read")
+        once(ids, name)
         return ids
+
+
+def once(ids: Sequence[str], name: str) -> None:
+    """Refuses a table that holds an image twice.
+
+    Raises:
+        UserError: it does; the line names the first such image.
+    """
+    if len(set(ids)) == len(ids):
+        return
+    counts = Counter(ids)
+    twice = next(one for one in ids if counts[one] > 1)
+    raise UserError(f"{name} holds an image twice ({twice!r}); leave one row of each")
 
 
 def bare(image_ids: pa.Array, latitude: Floats, longitude: Floats) -> pa.Table:

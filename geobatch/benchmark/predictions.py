@@ -2,7 +2,8 @@
 
 Columns are found by their titles as a truth's are (`titles`), but a predicted place goes before one that is merely called
 latitude and longitude, so that a file with both (`gt_lat, predicted_lat, …`) serves as prediction and as truth. An image whose
-coordinates are empty, or not on Earth, is one the system failed on.
+coordinates are empty, or not on Earth, is one the system failed on; how many are not on Earth is noted. Exchanged columns are
+turned as a truth's are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from geobatch.benchmark.columns import from_csv, from_parquet, named, streamed
 from geobatch.benchmark.places import bare
-from geobatch.benchmark.titles import PREDICTIONS
+from geobatch.benchmark.titles import PREDICTIONS, turned
 from geobatch.geo.point import valid
 from geobatch.store import NotFound, Store
 
@@ -26,7 +27,7 @@ def is_file(uri: str) -> bool:
 
 
 def load_predictions(store: Store, uri: str) -> tuple[pa.Table, tuple[str, ...]]:
-    """The table (`places.bare`), and what of the file was left out, a line each.
+    """The table (`places.bare`), and what of the file was left out or read otherwise than it says, a line each.
 
     Raises:
         UserError: no such file, no such columns, or numbers that are none.
@@ -41,6 +42,11 @@ def load_predictions(store: Store, uri: str) -> tuple[pa.Table, tuple[str, ...]]
         read = streamed(io.BytesIO(data), uri, PREDICTIONS)
         columns = read if read is not None else from_csv(data, uri, PREDICTIONS)
     there, notes = named(columns, uri)
-    placed = valid(columns.latitude, columns.longitude)[there]
-    latitude, longitude = (np.where(placed, axis[there], np.nan) for axis in (columns.latitude, columns.longitude))
-    return bare(columns.image_id.filter(pa.array(there)), latitude, longitude), notes
+    north, east = columns.latitude[there], columns.longitude[there]
+    said = ~(np.isnan(north) | np.isnan(east))
+    north, east, note = turned(north, east, said, uri)
+    placed = valid(north, east)
+    if nowhere := int(np.sum(said & ~placed)):
+        note = (*note, f"{nowhere} rows of {uri} have coordinates that are not on Earth; they count as failed")
+    latitude, longitude = (np.where(placed, axis, np.nan) for axis in (north, east))
+    return bare(columns.image_id.filter(pa.array(there)), latitude, longitude), (*notes, *note)

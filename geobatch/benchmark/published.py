@@ -2,7 +2,8 @@
 
 Every row is a paper's own claim, in per cent within 1/25/200/750/2500 km, or R@k for retrieval; none was measured here, and
 each is marked so wherever it is shown. Where a benchmark has a known number of images, a truth of another number is another
-benchmark, and a line says so: images that could not be had are to be counted as wrong, which naming a benchmark does.
+benchmark, and a line says so: images that could not be had are to be counted as wrong, which naming a benchmark does. Where the
+number is not known here, nobody can tell a part from the whole: a line says that, and nothing is ranked.
 
 Dates are those of the papers (a year, or a year and month where the arXiv number tells).
 """
@@ -101,8 +102,13 @@ def lines(benchmark: str) -> list[str]:
 
 
 def size_note(benchmark: str, images: int) -> str | None:
-    """What to know of a truth that has another number of images than the benchmark, in a line; None where it has as many."""
+    """What to know of a truth that may have another number of images than the benchmark, a line; None where it has as many."""
     known = IMAGES.get(benchmark)
-    if known is None or known == images:
+    if known == images:
         return None
+    if known is None:
+        return (
+            f"{benchmark}: the size of its test set is not known here; figures of {images:,} images compare with published "
+            "ones only if they are all of it, and are not ranked"
+        )
     return f"{benchmark} has {known:,} images and this truth {images:,}: its figures do not compare with published ones"

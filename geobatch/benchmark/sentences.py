@@ -74,11 +74,11 @@ def _rank(found: Evaluation, benchmark: str) -> str:
     rows = [row for row in published.PUBLISHED[benchmark] if len(row.figures) == len(found.choices[CHOSEN].shares)]
     if not rows:
         return f"No published row is known for {benchmark}."
+    if note := published.size_note(benchmark, found.images):
+        return f"{note}."
     one = found.choices[CHOSEN].shares[1]
     above = sum(100 * one.low > row.figures[1] for row in rows)
     level = [row.system for row in rows if 100 * one.low <= row.figures[1] <= 100 * one.high]
-    if note := published.size_note(benchmark, found.images):
-        return f"{note}."
     return (
         f"With {told(one)} within 25 km this table lies surely above {above} of {len(rows)} published rows of {benchmark}, "
         "none of which was measured here" + (f"; within its interval, undecided, are {', '.join(level)}." if level else ".")

@@ -4,6 +4,8 @@ A latitude and a longitude are taken from one family of titles (`gt_lat` with `g
 both: each axis by itself would mix the place that a system predicted with the true one. What says that it is true, or
 predicted, goes before what is merely called latitude and longitude; where such a title is there and its like is missing, the
 bare ones may be the other place, and the table is refused.
+
+One published list has LAT and LON exchanged, which shows when many latitudes pass 90 and no longitude does (`turned`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geobatch.errors import UserError
+
+Floats = NDArray[np.float64]
 
 #: Names of columns, in lower case with `_` for blanks and hyphens; the first that is there wins.
 IMAGE_NAMES = (
@@ -22,6 +29,8 @@ IMAGE_NAMES = (
 _LATITUDES, _LONGITUDES = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
 _BARE = (_LATITUDES, _LONGITUDES)
 _AXIS = r"(lat|lon|lng|long)(itude)?(?![a-z])|^(lat|lon|lng)"
+#: Latitudes beyond 90 that no typing error explains: so many rows, and this share of them.
+_EXCHANGED_ROWS, _EXCHANGED_SHARE = 3, 0.05
 
 
 class Wanted(NamedTuple):
@@ -50,6 +59,8 @@ TRUTH = Wanted(
     families=(*_marked("gt", "true", "ground_truth"), _BARE),
     marks=r"(^|_)(gt|true|truth)(_|$)",
 )
+#: Every title of a true place.
+AXES = frozenset(title for family in TRUTH.families for axis in family for title in axis)
 PREDICTIONS = Wanted(
     kind="predicted ",
     say=("predicted_lat", "predicted_lon"),
@@ -88,3 +99,25 @@ def plain(title: str) -> str:
     'gt_lat'
     """
     return re.sub(r"[\s-]+", "_", title.strip().lower())
+
+
+def turned(latitude: Floats, longitude: Floats, known: NDArray[np.bool_], name: str) -> tuple[Floats, Floats, tuple[str, ...]]:
+    """Degrees `(N,)`, the other way round where their titles are exchanged, and a note that says so.
+
+    Args:
+        known: `(N,)` the rows that have both.
+        name: of the file.
+    """
+    if not _exchanged(latitude[known], longitude[known]):
+        return latitude, longitude, ()
+    beyond = int(np.sum(np.abs(latitude[known]) > 90))
+    note = (f"{name} has its latitudes and longitudes exchanged ({beyond} of {known.sum()} latitudes pass 90, no longitude "
+            "does); they are read the other way round")  # fmt: skip
+    return longitude, latitude, (note,)
+
+
+def _exchanged(latitude: Floats, longitude: Floats) -> bool:
+    """Whether columns `(N,)` titled latitude and longitude, without NaN, can only be each other's."""
+    beyond = (np.abs(latitude) > 90) & (np.abs(latitude) <= 180)
+    enough = beyond.sum() >= max(_EXCHANGED_ROWS, _EXCHANGED_SHARE * len(latitude))
+    return bool(enough and np.all(np.abs(latitude) <= 180) and np.all(np.abs(longitude) <= 90))

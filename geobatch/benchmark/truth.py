@@ -31,16 +31,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from geobatch.benchmark.annotated import from_json, is_annotations
 from geobatch.benchmark.columns import Columns, Floats, from_csv, from_parquet, named, streamed
 from geobatch.benchmark.lookup import Lookup
 from geobatch.benchmark.names import BLOCK, Names
+from geobatch.benchmark.titles import turned
 from geobatch.errors import UserError
 from geobatch.geo.point import valid
 from geobatch.progress import say
 from geobatch.store import NotFound, Store
-
-#: Latitudes beyond 90 that no typing error explains: so many rows, and this share of them.
-_EXCHANGED_ROWS, _EXCHANGED_SHARE = 3, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,8 @@ def _last_parts(names: pa.LargeStringArray) -> pa.LargeStringArray:
 
 
 def load_truth(store: Store, uri: str) -> Truth:
-    """Truth from a CSV (comma, semicolon or tab) or Parquet file in any store, read in a stream; its notes are said.
+    """Truth from a CSV (comma, semicolon or tab) or Parquet file in any store, read in a stream, or from published annotations
+    (`annotated`); its notes are said.
 
     Raises:
         UserError: no such file, no such columns, an unreadable value; the line says which row and what to do.
@@ -156,7 +156,9 @@ def load_truth(store: Store, uri: str) -> Truth:
     found = store.head(uri)
     if found is None:
         raise NotFound(f"{uri} does not exist")
-    if store.get(uri, 0, 4) == b"PAR1":
+    if is_annotations(uri):
+        columns = from_json(store.get(uri, if_match=found.etag), uri)
+    elif store.get(uri, 0, 4) == b"PAR1":
         columns = from_parquet(cast(BinaryIO, store.seekable(uri, found.size, if_match=found.etag)), uri)
     else:
         with store.stream(uri, if_match=found.etag) as file:
@@ -179,7 +181,9 @@ def read_truth(source: str | Path) -> Truth:
 
 
 def parse_truth(data: bytes, name: str) -> Truth:
-    """Truth from the bytes of a CSV or Parquet file; `name` is for messages. Errors as `load_truth`."""
+    """Truth from the bytes of a CSV, JSON or Parquet file; `name` is for messages and tells JSON. Errors as `load_truth`."""
+    if is_annotations(name):
+        return _truth(from_json(data, name), name)
     if data[:4] == b"PAR1":
         return _truth(from_parquet(io.BytesIO(data), name), name)
     columns = streamed(io.BytesIO(data), name)
@@ -200,11 +204,8 @@ def _truth(columns: Columns, name: str) -> Truth:
     there, notes = named(columns, name)
     empty = np.isnan(latitude) | np.isnan(longitude)
     known = there & ~empty
-    if _exchanged(latitude[known], longitude[known]):
-        latitude, longitude = longitude, latitude
-        beyond = int(np.sum(np.abs(longitude[known]) > 90))
-        notes = (*notes, f"{name} has its latitudes and longitudes exchanged ({beyond} of {known.sum()} latitudes pass 90, no "
-                 "longitude does); they are read the other way round")  # fmt: skip
+    latitude, longitude, note = turned(latitude, longitude, known, name)
+    notes = (*notes, *note)
     wrong = known & ~valid(latitude, longitude)
     if np.any(wrong):
         row = int(np.argmax(wrong))
@@ -234,13 +235,6 @@ def _truth(columns: Columns, name: str) -> Truth:
         without_place=without,
         notes=notes,
     )
-
-
-def _exchanged(latitude: Floats, longitude: Floats) -> bool:
-    """Whether columns `(N,)` titled latitude and longitude can only be each other's."""
-    beyond = (np.abs(latitude) > 90) & (np.abs(latitude) <= 180)
-    enough = beyond.sum() >= max(_EXCHANGED_ROWS, _EXCHANGED_SHARE * len(latitude))
-    return bool(enough and np.all(np.abs(latitude) <= 180) and np.all(np.abs(longitude) <= 90))
 
 
 def _first_of_each(

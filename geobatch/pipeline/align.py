@@ -28,7 +28,7 @@ from geobatch.methods.geotoken.features import index
 from geobatch.methods.geotoken.pack import pack, write_small
 from geobatch.pipeline.build_gallery import embedded
 from geobatch.pipeline.flow import Flow, described, flow
-from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder
+from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder, written_to
 from geobatch.pipeline.geolocate import decoding
 from geobatch.progress import Progress, say
 from geobatch.sink import Snapshot, latest
@@ -118,7 +118,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
         MachineError: workers kept dying; the same call goes on from the last checkpoint.
     """
     settings = _settings(config)
-    output = Path(config.output)
+    output = written_to(config.output, "an encoder")
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     ready(config.loop, output, config.address)
     store = Store(config.store)

@@ -24,7 +24,7 @@ from geobatch.image import DecodeConfig
 from geobatch.methods.ngcg.serve import Serving
 from geobatch.pipeline.embedding import Embedding, embedding
 from geobatch.pipeline.flow import Flow, flow
-from geobatch.pipeline.folder import fingerprint, sent
+from geobatch.pipeline.folder import fingerprint
 from geobatch.pipeline.groups import Groups
 from geobatch.progress import say
 from geobatch.sink import Snapshot, latest
@@ -112,7 +112,7 @@ def embed_archive(config: BuildGallery, by: Embedding | None = None) -> dict[str
             store=config.store,
             method="gallery",
             fingerprint=fingerprint(by.decides),
-            river=sent(by.river, config.address),
+            river=by.river,
             relocate=config.relocate,
             address=config.address,
             stages=config.stages,

@@ -4,23 +4,16 @@ A wrong driver, a half-loaded model, a library that decodes differently: all of 
 from the table. So the canary's images travel the run's own river, before all others and through the same actors; only Write
 treats them apart and puts them beside the run (`runs/RUN/aside`), never into the table.
 
-Their distances to the truth are compared, image by image (by SHA-256; by name where it was not read), with a record:
+Their distances to the truth are compared with a record (`verdict`), image by image, by SHA-256, by name if not read:
 
 1. `canary.json` in the model's folder, if there is one: copy a run's there to make it the standard;
 2. else the output's own, which the first run with this canary, model and settings made (`OUTPUT/canary/`), if it could read
-   all of it.
+   all of it. A canary that gained or lost images is judged by those that the nearest record knows; a good night that could
+   read all of it then makes a record of all, with the old distances where there are any.
 
 Where a bad canary stops the run it goes through alone, and the rest begins once it is judged: that costs the canary's minute,
-and no row of a bad machine gets into the table.
-
-An image that is rejected counts as half the Earth's circumference away. The canary is *worse* if both hold:
-
-- ratio: the geometric mean of (tonight's distance + 1 km) over (the record's + 1 km) is at least `RATIO`;
-- chance: were tonight as good as the record, every image as likely better as worse, a mean that bad would come in less than
-  `CHANCE` of the nights (a permutation test of the logarithms' signs, one-sided; exact up to 13 images, beyond of 9,999 draws).
-
-So one image that jumps across an ocean does not stop a night, and eight that each moved twice as far do. Seven images at least
-must be in both, or no night could ever reach the chance of 0.01; 20 to 50 are better. A run with nothing to do looks at none.
+and no row of a bad machine gets into the table. A run that another driver takes up flies it again, since that may be another
+machine; what was found before stands in "earlier". A run with nothing to do looks at none.
 """
 
 from __future__ import annotations
@@ -28,11 +21,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -40,32 +33,21 @@ from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import plan
 from geobatch.benchmark.truth import Truth, load_truth
 from geobatch.errors import UserError
-from geobatch.geo.distance import EARTH_RADIUS_KM, haversine_km
 from geobatch.pipeline.folder import RECORD
+from geobatch.pipeline.verdict import LEAST, VERSION, common, extended, judged, measured, recorded
 from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.sink import Run
+from geobatch.sink.publish import now
 from geobatch.sink.record import TASK
 from geobatch.sink.write import aside_name
 from geobatch.store import NotFound, Store, join
 
-#: A canary is worse if its distances grew by this factor and chance makes so bad a night this seldom.
-RATIO, CHANCE = 1.25, 0.01
-
-#: Images that must be in both, and objects that are a few.
-LEAST, MOST = 7, 1000
-
-#: What a rejected image counts as, in km.
-LOST_KM = float(np.pi * EARTH_RADIUS_KM)
-
-#: Reasons that say nothing of the machine; a night that has them makes no record.
-UNREAD = frozenset({"missing", "unreadable"})
+#: Objects that are a few.
+MOST = 1000
 
 #: Passes that a canary whose verdict is waited for has to itself; if they all fail, the rest goes with it.
 ALONE = 3
-
-#: Raised by hand when the form of canary.json changes.
-VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +93,18 @@ class Canary(Onlooker):
         if not names.null_count and (known := int((self.truth.match(names.to_pylist()) >= 0).sum())) < LEAST:
             raise UserError(_too_few(known, cage.truth))
         self.found: dict[str, Any] | None = None
+        self._earlier: list[dict[str, Any]] = []
         self._run: Run | None = None
         self._ends: dict[int, int] = {}
         self._slices: dict[int, set[int]] = {}
         self._alone = 0
 
     def begin(self, run: Run, frozen: dict[str, Any]) -> None:
-        """Takes up what an earlier driver of the run found."""
+        """Takes down what earlier drivers of the run found: it says nothing of this one's machine."""
         self._run = run
         if run.resumed and run.store.exists(run.at(RECORD)):
-            self.found = json.loads(run.store.get(run.at(RECORD)))
+            before = json.loads(run.store.get(run.at(RECORD)))
+            self._earlier = [*before.get("earlier", []), _told(before)]
 
     def leading(self, tasks: list[pa.Table]) -> list[pa.Table]:
         """What the next pass does: the canary before these tasks, or alone."""
@@ -161,14 +145,20 @@ class Canary(Onlooker):
         return None
 
     def end(self, account: dict[str, Any]) -> dict[str, Any]:
-        """What it found, without the images."""
-        if self.found is None:
-            if account["shards"]:  # a night that only marks what is gone sends nothing through
-                say("warning: the run ended before its canary was through")
+        """What it found, without the images; what the last driver found where nothing was left for this one.
+
+        It is "worse" if any driver's was whose rows may be in the table.
+        """
+        if account["shards"] and self.found is None and (self._slices or not self._earlier):  # else none was to be sent
+            say("warning: the run ended before its canary was through")
+        if self.found is None and not self._earlier:
             return {"canary": None}
-        if account.get("left") == "open" and self._run is not None:  # the next night's machine is judged by itself
-            self._run.store.delete([self._run.at(RECORD)])
-        return {"canary": {name: value for name, value in self.found.items() if name != "images"}}
+        told = _told(self.found) if self.found is not None else self._earlier[-1]
+        worse = [each for each in self._earlier if each["worse"]]
+        if worse and not told["worse"] and not self.cage.stop:
+            said = f"{told['said']}; an earlier driver's was worse: {worse[-1]['said']}"
+            told = told | {"worse": True, "said": said}
+        return {"canary": told | ({"earlier": self._earlier} if self._earlier else {})}
 
     def _judge(self) -> None:
         assert self._run is not None
@@ -177,95 +167,57 @@ class Canary(Onlooker):
         images = measured(pa.concat_tables(tables), self.truth)
         if len(images) < LEAST:
             raise UserError(_too_few(len(images), self.cage.truth))
-        record, where = self._record(images)
-        self.found = {"version": VERSION, "run": self._run.id, **judged(images, record), "record": where, "images": images}
-        self._run.store.put_if_absent(self._run.at(RECORD), json.dumps(self.found, indent=1).encode())
-        say(("warning: the canary is worse: " if self.found["worse"] else "canary: ") + self.found["said"])
+        standard = self._standard()
+        record, where = standard or self._kept(images)
+        told = judged(images, record)
+        if standard is None and not told["worse"] and not told["unread"]:
+            kept = {"fingerprint": self.cage.fingerprint, "images": extended(images, record or [])}
+            self.output.put_if_absent(self._own(images), _json({"version": VERSION, "run": self._run.id, **kept}))
+        self.found = {"version": VERSION, "run": self._run.id, "time": now(), **told, "record": where, "images": images}
+        self.output.put(self._run.at(RECORD), _json(self.found | ({"earlier": self._earlier} if self._earlier else {})))
+        unjudged = "warning: " if told["unread"] and told["ratio"] is None else ""
+        say((f"{unjudged}canary: " if not told["worse"] else "warning: the canary is worse: ") + told["said"])
 
-    def _record(self, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]] | None, str]:
-        """The record's images, and where it lies; None where this run makes it."""
-        assert self._run is not None
-        if self.cage.model is not None and self.models.exists(uri := join(self.cage.model, RECORD)):
-            return _images(self.models.get(uri), uri), uri
+    def _own(self, images: list[dict[str, Any]]) -> str:
+        """Where the output keeps the record of these images."""
         digest = hashlib.sha256(json.dumps([self.cage.fingerprint, sorted(each["image_id"] for each in images)]).encode())
-        uri = join(self._run.output, "canary", f"{digest.hexdigest()[:20]}.json")
-        made = {"version": VERSION, "run": self._run.id, "fingerprint": self.cage.fingerprint, "images": images}
-        if any(each["reason"] in UNREAD for each in images):
-            return (_images(self.output.get(uri), uri) if self.output.exists(uri) else None), uri
-        if self.output.put_if_absent(uri, json.dumps(made, indent=1).encode()):
-            return None, uri
-        return _images(self.output.get(uri), uri), uri
+        assert self._run is not None
+        return join(self._run.output, "canary", f"{digest.hexdigest()[:20]}.json")
+
+    def _standard(self) -> tuple[list[dict[str, Any]], str] | None:
+        """The images of the model's own record, and where it lies; None if it has none."""
+        if self.cage.model is None or not self.models.exists(uri := join(self.cage.model, RECORD)):
+            return None
+        return recorded(self.models.get(uri), uri), uri
+
+    def _kept(self, images: list[dict[str, Any]]) -> tuple[list[dict[str, Any]] | None, str]:
+        """The output's record to judge these images by, None where there is none, and where it lies or will.
+
+        It is of just these images, or of the same fingerprint and has the most in common with them, enough to judge by; of
+        equal ones the oldest.
+        """
+        assert self._run is not None
+        if self.output.exists(uri := self._own(images)):
+            return recorded(self.output.get(uri), uri), uri
+        found: list[tuple[tuple[int, int], list[dict[str, Any]], str]] = []
+        for page in self.output.objects(join(self._run.output, "canary")):
+            for item in page:
+                data = self.output.get(item.uri)
+                with suppress(UserError):  # what is no record judges nothing here, and stands in nobody's way
+                    known, told = recorded(data, item.uri), json.loads(data)
+                    if told.get("fingerprint") == self.cage.fingerprint:
+                        found.append(((len(common(images, known)), -int(told.get("run", 0))), known, item.uri))
+        best = max(found, key=lambda each: each[0], default=None)
+        return (best[1], best[2]) if best is not None and best[0][0] >= LEAST else (None, uri)
 
 
-def measured(rows: pa.Table, truth: Truth) -> list[dict[str, Any]]:
-    """Each image that has a true place: its name, bytes, fate, and distance in km, rows of PLACE given."""
-    at = truth.match(rows["image_id"].to_pylist())
-    places = {axis: rows[axis].to_numpy(zero_copy_only=False).astype(np.float64) for axis in ("latitude", "longitude")}
-    km = haversine_km(places["latitude"], places["longitude"], truth.latitude[at], truth.longitude[at])
-    return [
-        {
-            **row,
-            "distance_km": round(float(LOST_KM if row["reason"] or np.isnan(km[index]) else km[index]), 6),
-        }
-        for index, row in enumerate(rows.select(["image_id", "sha256", "reason"]).to_pylist())
-        if at[index] >= 0
-    ]
+def _json(told: dict[str, Any]) -> bytes:
+    return json.dumps(told, indent=1).encode()
 
 
-def judged(images: list[dict[str, Any]], record: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """Whether distances are worse than a record's, by the rule at the top of this file.
-
-    Returns:
-        "worse", "ratio", "chance" (null without a record), "compared" (images), "median_km", "rejected", and
-        "said", a sentence.
-    """
-    median = float(np.median([each["distance_km"] for each in images]))
-    told = {"median_km": round(median, 3), "rejected": sum(each["reason"] is not None for each in images)}
-    if record is None:
-        unread = sum(each["reason"] in UNREAD for each in images)
-        kept = f"{unread} could not be read, so this is no record" if unread else "this is the record for later runs"
-        said = f"{len(images)} images, half of them within {median:,.1f} km; {kept}"
-        return {"worse": False, "ratio": None, "chance": None, "compared": 0, **told, "said": said}
-    both = _both(images, record)
-    if len(both) < LEAST:
-        raise UserError(
-            f"the canary has {len(both)} images in common with its record; give the images of the record, or remove the record"
-        )
-    grown = np.log(np.array(both) + 1) @ [1, -1]
-    ratio, chance = float(np.exp(grown.mean())), _chance(grown)
-    worse = ratio >= RATIO and chance < CHANCE
-    before = float(np.median([theirs for _, theirs in both]))
-    said = (
-        f"{len(both)} images, half of them within {median:,.1f} km (record: {before:,.1f} km); "
-        f"distances are {ratio:.2f} times the record's, chance alone makes so bad a night {chance:.2g} of the time"
-    )
-    return {"worse": worse, "ratio": round(ratio, 4), "chance": round(chance, 6), "compared": len(both), **told, "said": said}
-
-
-def _both(images: list[dict[str, Any]], record: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Distances of the images that are in both, ours and the record's; bytes that are there twice count once."""
-    bytes_ = {each["sha256"]: each["distance_km"] for each in record if each["sha256"]}
-    names = {each["image_id"]: each for each in record}
-    found: dict[str, tuple[float, float]] = {}
-    for each in images:
-        named = names.get(each["image_id"])
-        if each["sha256"] in bytes_:
-            found[each["sha256"]] = each["distance_km"], bytes_[each["sha256"]]
-        elif named is not None and not (each["sha256"] and named["sha256"]):
-            found[named["sha256"] or each["image_id"]] = each["distance_km"], named["distance_km"]
-    return [found[each] for each in sorted(found)]
-
-
-def _chance(grown: np.ndarray) -> float:
-    """One-sided p of the mean under random signs."""
-    if not grown.any():
-        return 1.0
-    from scipy.stats import permutation_test
-
-    found = permutation_test(
-        (grown,), np.mean, permutation_type="samples", alternative="greater", n_resamples=9_999, rng=0, vectorized=True
-    )
-    return float(found.pvalue)
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """What the canary found, without its images and what was found before."""
+    return {name: value for name, value in found.items() if name not in ("images", "earlier")}
 
 
 def _few(planned: Iterable[Any], uri: str) -> pa.Table:
@@ -283,17 +235,3 @@ def _too_few(known: int, truth: str) -> str:
         f"the canary has {known} images with a place in {truth}; give at least {LEAST}, fewer can never tell a bad night from "
         "a good one"
     )
-
-
-def _images(data: bytes, uri: str) -> list[dict[str, Any]]:
-    try:
-        told: Mapping[str, Any] = json.loads(data)
-        images = [
-            {"image_id": each.get("image_id"), "sha256": each["sha256"], "distance_km": float(each["distance_km"])}
-            for each in told["images"]
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{uri} is no record of a canary; remove it, or put a run's canary.json there") from None
-    if told.get("version") != VERSION:
-        raise UserError(f"{uri} is a record of version {told.get('version')}, this is version {VERSION}; remove it")
-    return images

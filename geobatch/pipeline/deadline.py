@@ -9,7 +9,8 @@ jump, the first that is not before it; of a time that comes twice the next one c
 to end at 02:30 each night ends each night once.
 
 At the deadline the run reads and begins nothing more; what it has begun is finished (`drain`). It is over some minutes later,
-so a deadline lies that much before the moment when the machines must be free.
+so a deadline lies that much before the moment when the machines must be free. One that comes while the archive is still listed
+ends the listing at its next page (`Hurried`), and nothing is begun.
 
 Whoever submits a command that may run twice makes its HH:MM a moment first (`dated`), or the second would mean tomorrow's.
 """
@@ -26,6 +27,7 @@ from zoneinfo import ZoneInfo
 
 from geobatch.errors import UserError
 from geobatch.pipeline.watch import Onlooker
+from geobatch.store import Object, Store, StoreConfig
 
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -49,6 +51,34 @@ class Deadline(Onlooker):
     def enough(self) -> str | None:
         """See `Watch`."""
         return f"deadline: {said(self.at)} has come" if self.clock() >= self.at.timestamp() else None
+
+
+class Ended(Exception):
+    """A listing is not to go on; says why."""
+
+
+class Hurried(Store):
+    """A store whose listings end once a run has enough.
+
+    Args:
+        config: how it is reached.
+        enough: see `geobatch.pipeline.watch.Watch`; asked before each page.
+    """
+
+    def __init__(self, config: StoreConfig, enough: Callable[[], str | None]) -> None:
+        super().__init__(config)
+        self.enough = enough
+
+    def objects(self, prefix: str, after: str | None = None) -> Iterator[list[Object]]:
+        """See `Store`.
+
+        Raises:
+            Ended: there is enough.
+        """
+        for page in super().objects(prefix, after):
+            if (reason := self.enough()) is not None:
+                raise Ended(reason)
+            yield page
 
 
 def moment(text: str, where: str | None = None, now: datetime | None = None) -> datetime:

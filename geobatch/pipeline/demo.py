@@ -86,9 +86,11 @@ def demo(config: Demo) -> dict[str, Any]:
         located = f"s3://{BUCKET}/located"
         with clock.step("locate", "Locating every image of the bucket"):
             _run("geolocate_bucket", archive=f"s3://{BUCKET}/archive", output=located, model=f"{folder}/model")
-        with clock.step("evaluate", "Judging the places against the truth"):
+        seed, likeliest = _again(folder, located, clock)
+        with clock.step("evaluate", "Judging the places against the truth, with every analysis there is"):
             _run("evaluate", places=located, truth=f"{folder}/truth.csv", output=f"{folder}/evaluation",
-                 background=f"{folder}/earth.jpg", model=f"{folder}/model")  # fmt: skip
+                 background=f"{folder}/earth.jpg", model=f"{folder}/model", seeds=seed,
+                 against=likeliest)  # fmt: skip
         with clock.step("report", "Making a page of it that opens in any browser"):
             _run("report", places=located, truth=f"{folder}/truth.csv", evaluation=f"{folder}/evaluation",
                  gallery=f"{folder}/gallery", output=f"{folder}/report.html")  # fmt: skip
@@ -152,6 +154,18 @@ def _train(config: Demo, folder: Path, clock: _Clock) -> None:
         _run("geotoken_train", archive=f"{folder}/training", truth=f"{folder}/training.csv", encoder=f"{folder}/encoder",
              gallery=f"{folder}/gallery", output=f"{folder}/model", preset="small", steps=config.train_steps,
              seed=config.seed)  # fmt: skip
+
+
+def _again(folder: Path, located: str, clock: _Clock) -> tuple[str, str]:
+    """The same images located with other draws, and placed by the likeliest draw: what an evaluation compares with."""
+    seed, likeliest = f"{located}-seed-1", f"{located}-likeliest"
+    with clock.step("again", "Locating them with other draws, then by the likeliest draw alone, to compare with"):
+        for output, flags in (
+            (seed, {"geotoken.sampling.seed": 1}),
+            (likeliest, {"geotoken.selection.selector": "log_probability"}),
+        ):
+            _run("geolocate_bucket", archive=f"s3://{BUCKET}/archive", output=output, model=f"{folder}/model", **flags)
+    return seed, likeliest
 
 
 def _run(job: str, **flags: object) -> None:

@@ -5,7 +5,7 @@ kind of container, go through the real river on the real cluster, into a folder 
 again; there, since rights may end at the output, and a bucket has nothing beside it. No reader of the output looks into it, and
 what a killed dry run left of one is removed by the first a day later. An output on this machine that is not there yet is not
 made for it: the folder lies in the nearest one above that is there. After `images` images the sample ends in order, as a
-deadline would end it.
+deadline would end it; so do the run's own deadline and its budget.
 
 Two rates come of it. *Measured*: images a second between the first slice and the last. It is too low for a short sample, in
 which pools are still growing and the river is half empty at both ends. *At best*: what the slowest stage could do if it never
@@ -28,8 +28,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -43,6 +43,7 @@ from geobatch.pipeline.account import Account, costs, lasted
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.prices import HERE, Prices, dated
 from geobatch.pipeline.sample import GUESSED_BYTES, Clock, Listed, Sample, look
+from geobatch.pipeline.watch import Watch
 from geobatch.progress import Progress, say
 from geobatch.sink import begin, latest, open_run
 from geobatch.sink.opening import unfinished_run
@@ -53,7 +54,14 @@ from geobatch.store import Store, join, split
 _ASIDE, _DAY = ".dry-run-", 86400
 
 
-def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices) -> dict[str, Any]:
+def _none(account: Account) -> tuple[Watch, ...]:
+    """No bounds."""
+    return ()
+
+
+def estimate(
+    job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices, bounds: Callable[[Account], tuple[Watch, ...]] = _none
+) -> dict[str, Any]:
     """Samples a run and says what all of it would take.
 
     Args:
@@ -61,9 +69,11 @@ def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices
         plans: what it would plan (`geobatch.pipeline.frozen.expected`); not asked for before it is sure that the run may be.
         sample: how much is looked at.
         prices: what an hour of a machine costs.
+        bounds: what may end the sample early, of its account: the run's deadline and budget.
 
     Returns:
-        The record that `lines` prints: counts, rates, seconds and USD; `"new": False` where there is nothing to do.
+        The record that `lines` prints: counts, rates, seconds and USD; `"new": False` where there is nothing to do, `"ended"`
+        where a bound ended the sample.
 
     Raises:
         UserError: the run itself would refuse: another fingerprint, an archive that holds nothing.
@@ -84,12 +94,23 @@ def estimate(job: Flow, plans: Iterator[Planned], sample: Sample, prices: Prices
         return told
     clock, account = Clock(sample.images), Account(prices, job.address)
     with _aside(job) as output:
-        tried = replace(job, output=output, relocate=False, wanted=None, watches=(account, clock), what="sampled")
+        watches = (account, clock, *bounds(account))
+        tried = replace(job, output=output, relocate=False, wanted=None, watches=watches, what="sampled")
         _freeze(tried, found)
         with redirect_stdout(StringIO()):  # of a run in a folder that nobody will see
             done = flow(tried)
-        there = [prices.kind(node.names) for node in account.look()]
-    return {**told, **projected(found, clock, done, Counter(there), prices)}
+        there = _machines(account, prices)
+    ended = None if clock.enough() else done["ended"]
+    return {**told, "ended": ended, **projected(found, clock, done, there, prices)}
+
+
+def _machines(account: Account, prices: Prices) -> Counter[str]:
+    """How many of each kind are there; where the cluster does not say, how many there were while the sample went through."""
+    with suppress(Exception):  # no reason to lose a sample that was paid for
+        if there := account.look():
+            return Counter(prices.kind(node.names) for node in there)
+    spent = account.spent()
+    return Counter({kind: max(1, round(seconds / max(spent.wall, 1e-9))) for kind, seconds in spent.machines.items()})
 
 
 def _counted(stream: Iterator[Planned], progress: Progress) -> Iterator[Planned]:
@@ -109,7 +130,7 @@ def projected(
         found: what there is.
         clock: how the sample went.
         done: the sample's account.
-        machines: how many of each kind are there.
+        machines: how many of each kind are there; none: nobody knows.
         prices: of an hour.
 
     Returns:
@@ -121,7 +142,7 @@ def projected(
     slowest = done["slowest"]
     could = done["stages"][slowest]["images_a_second"] or clock.rate()
     start = clock.start_seconds()
-    a_second, unpriced = costs(dict(machines), prices)
+    a_second, unpriced = costs(dict(machines), prices) if machines else (None, [])
     times = {"": start + images / clock.rate(), "_at_best": start + images / max(could, clock.rate())}
     told: dict[str, Any] = {}
     for name, seconds in times.items():
@@ -221,11 +242,12 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     if not told["new"]:
         return [f"dry run: nothing new in {told['listed']:,} objects for {output}", f"  {passed}"]
     least = "" if told["complete"] else "at least "
+    early = f"  the sample was ended early, {told['ended']}" if told.get("ended") else ""
     if told["images"] is None:
         return [
             f"dry run: {least}{_size(told['bytes'])} in {told['shards']:,} shards; nothing of it stays",
             f"  {passed}",
-            "  no image in the sample; give --sample.images more",
+            early or "  no image in the sample; give --sample.images more",
         ]
     about = "" if told["images_known"] else "about "
     sample = told["sample"]
@@ -240,6 +262,8 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
         f"  sample: {sample['read']:,} images in {lasted(sample['seconds'])}, the first after {sample['start_seconds']:.0f} s; "
         f"{sample['rejected']:,} rejected" + "".join(f", {reason} {count:,}" for reason, count in reasons),
     ]
+    if early:
+        said.append(early)
     width = max(len(stage) for stage in told["stages"])
     for stage, each in told["stages"].items():
         slowest = "  <- the slowest" if stage == told["slowest"] else ""
@@ -252,7 +276,9 @@ def lines(told: Mapping[str, Any], output: str) -> list[str]:
     machines = ", ".join(f"{each['count']} x {kind}" for kind, each in told["machines"].items())
     if told["unpriced"] == [HERE]:
         return said
-    if told["usd"] is None:
+    if told["usd"] is None and not told["machines"]:
+        said.append("  cost: not known; the cluster does not say what nodes it has, look at its head")
+    elif told["usd"] is None:
         said.append(f"  cost: not known; name the price of {', '.join(told['unpriced'])} in a file of --prices")
     else:
         said.append(

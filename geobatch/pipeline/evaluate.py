@@ -1,4 +1,8 @@
-"""A table of places and the truth become the field's figures, the analyses, a picture, and a JSON file."""
+"""A table of places and the truth become the field's figures, the analyses, a picture, a JSON file, and if asked for a page.
+
+What is written is made on this machine and goes through the store, so that `--output` may be in a bucket; that it answers is
+found out before any work.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from matplotlib.image import imread
 
 from geobatch.benchmark import landcover
@@ -32,17 +38,18 @@ from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import Selection, Selector
 from geobatch.methods.geotoken.select import reselected
 from geobatch.pipeline.folder import CARD, beside, card, local_folder
+from geobatch.pipeline.report import Report, report
 from geobatch.progress import say
 from geobatch.report.map import picture_of_run
 from geobatch.report.plots import picture_of_reliability
 from geobatch.sink import latest
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Store, StoreConfig, join, split
 
 #: Selectors that a table cannot be judged by later: `evaluate` has its own line, or they need more than the table holds.
 _UNTRIED = ("log_probability", "reward", "judge")
 
 #: What is written into the output folder.
-FIGURES, FAILED = "evaluation.json", "failed.csv"
+FIGURES, FAILED, SEEDS = "evaluation.json", "failed.csv", "seeds.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +59,13 @@ class Evaluate:
     places: str
     """The --output of geolocate_bucket.py, or a CSV or Parquet file of another system's predictions."""
     truth: str | None = None
-    """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions."""
+    """CSV or Parquet of image_id, latitude, longitude, or CVG-Text's test.json; default: the images' own EXIF positions."""
     output: str | None = None
-    """Folder for `evaluation.json`, `failed.csv`, `run.png` and `reliability.png`; default: only print."""
+    """Folder, here or in a bucket, for `evaluation.json`, `failed.csv`, `run.png`, `reliability.png` and with --seeds
+    `seeds.parquet`, the spread of each image; default: only print."""
+    report: str | None = None
+    """HTML file, here or in a bucket, for a page of the same places, truth, --against, gallery and figures, as report.py
+    makes it."""
     benchmark: PlaceBenchmark | None = None
     """Published benchmark that the truth is of: others' published figures are printed, and missing images count as wrong."""
     against: tuple[str, ...] = ()
@@ -66,7 +77,7 @@ class Evaluate:
     gallery: str | None = None
     """Folder of the gallery that was retrieved from; default: the model's."""
     analyses: tuple[Analysis, ...] = ALL
-    """Which analyses are made, of those that the inputs allow."""
+    """Which analyses are made, of those that the inputs allow; country, region and city are told without any."""
     selection: Selection = field(default_factory=Selection)
     """Settings with which every other selector is tried on the same candidates."""
     background: str | None = None
@@ -83,10 +94,14 @@ def evaluate_places(config: Evaluate) -> Evaluation:
     """Runs the job.
 
     Raises:
-        UserError: there is no finished table, no truth, or they do not belong together.
+        UserError: there is no finished table, no truth, or they do not belong together; nothing can be written where figures
+            or the page are to go.
     """
     store = Store(config.store)
-    places = _places(store, config.places)
+    for uri in filter(None, (config.output, config.report)):
+        if split(uri).bucket is not None:
+            store.require_credentials(uri)
+    places, version = _places(store, config.places)
     truth = _truth(store, config, places)
     found = evaluate(
         places,
@@ -96,7 +111,7 @@ def evaluate_places(config: Evaluate) -> Evaluation:
             against={name: _held(store, name) for name in config.against},
             seeds={name: _held(store, name) for name in config.seeds},
             gallery=_gallery(store, config) if config.analyses else None,
-            regions=_regions() if config.analyses else None,
+            regions=_regions(),
             cover=(landcover.NAMES, landcover.cover_at) if "cover" in config.analyses and landcover.here() else None,
         ),
         count_missing=config.count_missing or config.benchmark is not None,
@@ -104,21 +119,42 @@ def evaluate_places(config: Evaluate) -> Evaluation:
         bootstrap=Bootstrap(resamples=config.bootstrap),
         analyses=config.analyses,
     )
-    found = replace(found, benchmark=config.benchmark)
+    found = replace(found, benchmark=config.benchmark, places=config.places.rstrip("/"), table=version)
     say(found.as_text())
-    if config.output is not None:
-        _write(Path(config.output.removeprefix("file://")), found, config)
+    with TemporaryDirectory(prefix="geobatch-evaluation-") as made:
+        if config.output is not None or config.report is not None:
+            _make(Path(made), found, config)
+        if config.output is not None:
+            for path in sorted(Path(made).iterdir()):
+                store.put(join(config.output, path.name), path.read_bytes())
+            say(f"figures and pictures in {config.output}")
+        if config.report is not None:
+            report(_page(store, config, config.report, str(Path(made, FIGURES))))
     return found
 
 
-def _places(store: Store, uri: str) -> Places:
-    """A finished table, its lists read as they are needed, or a file of predictions.
+def _page(store: Store, config: Evaluate, output: str, figures: str) -> Report:
+    """What the page is of; a gallery's density is drawn from its table, which a folder that was copied may lack."""
+    gallery = _named(store, config)
+    return Report(
+        places=config.places,
+        output=output,
+        truth=config.truth,
+        evaluation=(figures,),
+        compare=config.against,
+        gallery=gallery if gallery is not None and latest(store, gallery) is not None else None,
+        store=config.store,
+    )
+
+
+def _places(store: Store, uri: str) -> tuple[Places, int | None]:
+    """A finished table, its lists read as they are needed, and its version; or a file of predictions, which has none.
 
     Raises:
         UserError: it is neither.
     """
     if is_file(uri):
-        return Places.of(_predicted(store, uri))
+        return Places.of(_predicted(store, uri)), None
     table = latest(store, uri)
     if table is None:
         raise UserError(f"{uri} holds no finished table; run geolocate_bucket.py with this --output until it says so")
@@ -127,7 +163,8 @@ def _places(store: Store, uri: str) -> Places:
     if not held:
         raise UserError(f"the table at {uri} has no rows; check that the archive holds images")
     lists: Callable[[], Iterator[pa.Table]] = partial(table.tables, store, list(LISTS))
-    return Places(held=pa.concat_tables(held, promote_options="default").combine_chunks(), lists=lists)
+    whole = pa.concat_tables(held, promote_options="default").combine_chunks()
+    return Places(held=whole, lists=lists), table.version
 
 
 def _predicted(store: Store, uri: str) -> pa.Table:
@@ -139,7 +176,7 @@ def _predicted(store: Store, uri: str) -> pa.Table:
 
 def _held(store: Store, uri: str) -> pa.Table:
     """Names and places of another table."""
-    return _places(store, uri).held.select(["image_id", "latitude", "longitude"])
+    return _places(store, uri)[0].held.select(["image_id", "latitude", "longitude"])
 
 
 def _truth(store: Store, config: Evaluate, places: Places) -> Truth:
@@ -161,27 +198,37 @@ def _choosers(store: Store, config: Evaluate, places: Places) -> dict[str, Choos
 
 
 @cache
-def _regions() -> Regions:
-    """The gazetteer, once a process: it takes a second."""
-    return Regions(Geocoder.load(), country_names())
+def _regions() -> Regions | None:
+    """The gazetteer, once a process: it takes a second; None, and a line that says so, where its data are not installed."""
+    try:
+        return Regions(Geocoder.load(), country_names())
+    except UserError as error:
+        say(f"country, region and city are not judged: {error}")
+        return None
+
+
+def _named(store: Store, config: Evaluate) -> str | None:
+    """The gallery that is named here or by the model."""
+    if config.gallery is not None or config.model is None:
+        return config.gallery
+    folder = local_folder(store, config.model, "model")
+    said = card(folder).get("gallery") if (folder / CARD).is_file() else None
+    return beside(config.model, said) if isinstance(said, str) else None
 
 
 def _gallery(store: Store, config: Evaluate) -> Gallery | None:
-    """The gallery, if one is named here or by the model."""
-    named = config.gallery
-    if named is None and config.model is not None:
-        folder = local_folder(store, config.model, "model")
-        said = card(folder).get("gallery") if (folder / CARD).is_file() else None
-        named = beside(config.model, said) if isinstance(said, str) else None
+    named = _named(store, config)
     return None if named is None else load(local_folder(store, named, "gallery"))
 
 
-def _write(folder: Path, found: Evaluation, config: Evaluate) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _make(folder: Path, found: Evaluation, config: Evaluate) -> None:
+    """The files of an output."""
     document: dict[str, Any] = found.as_dict()
     (folder / FIGURES).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     with (folder / FAILED).open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("image_id", "reason"), *found.failed])
+    if found.spread is not None:
+        pq.write_table(found.spread, folder / SEEDS, compression="zstd")
     picture_of_run(
         folder / "run.png",
         latitude=found.latitude,
@@ -203,4 +250,3 @@ def _write(folder: Path, found: Evaluation, config: Evaluate) -> None:
             for one in found.calibration
         }
         picture_of_reliability(folder / "reliability.png", points, f"{found.images:,} images: stated and true")
-    say(f"figures and pictures in {folder}")

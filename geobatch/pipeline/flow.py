@@ -13,9 +13,8 @@ it stays open for the next call where time or money ended it, and is abandoned w
 from __future__ import annotations
 
 import json
-import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, repeat
 from typing import Any
 
@@ -26,28 +25,26 @@ from geobatch.access import submission
 from geobatch.actors import Hands, Slice, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
-from geobatch.errors import GeobatchError, MachineError, UserError
+from geobatch.errors import GeobatchError, UserError
+from geobatch.joining import joins
 from geobatch.pipeline.canary import Canary
-from geobatch.pipeline.causes import in_a_line, users_fault
+from geobatch.pipeline.causes import Patience, users_fault
+from geobatch.pipeline.deadline import Ended, Hurried
 from geobatch.pipeline.drain import Drain, gate_of
-from geobatch.pipeline.frozen import Wanted, freeze
+from geobatch.pipeline.folder import sent
+from geobatch.pipeline.frozen import Wanted, freeze, lies_inside
 from geobatch.pipeline.narrow import guarded, ledger_of
+from geobatch.pipeline.reach import proven, seen
 from geobatch.pipeline.stages import applied
 from geobatch.pipeline.watch import Watch, Watching
 from geobatch.progress import Progress, say
 from geobatch.schema import REUSED
-from geobatch.service import Service, serving
+from geobatch.service import Service, asking, serving
 from geobatch.sink import Run, Stamp, Write, open_run
 from geobatch.sink.lease import Lease
 from geobatch.sink.record import WHOLE
 from geobatch.sink.reuse import Reuse
-from geobatch.store import Store, StoreConfig
-
-#: Passes in a row that may commit nothing before a run gives up.
-BARREN_PASSES = 2
-
-#: The same while they close in on images that kill: a slice that only waited for an actor loses an attempt by its death, too.
-NARROWING_PASSES = 6
+from geobatch.store import Store, StoreConfig, split
 
 #: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
 GO_ON = ("deadline", "cost", "price")
@@ -108,7 +105,8 @@ def flow(job: Flow) -> dict[str, Any]:
 
     Returns:
         The account, with `"new": False` where nothing was left to do, `"ended"` where a watch ended it, `"left"` ("open",
-        "abandoned") where it therefore published nothing, and `"resumed"` where the plan was an earlier driver's.
+        "abandoned") where it therefore published nothing, `"resumed"` where an earlier driver began it, and `"as_asked"`:
+        whether that one was asked for what this call is.
 
     Raises:
         UserError: the output is another's, or another run is working at it; the archive holds nothing, access is denied.
@@ -116,12 +114,17 @@ def flow(job: Flow) -> dict[str, Any]:
     """
     if job.source.endpoint == job.store.endpoint:
         _apart(job.archive.uri, job.output)
-    stages = applied(job.river, job.stages)
     join_cluster(job.address)
+    job = replace(job, river=sent(job.river, job.address))
+    stages = applied(job.river, job.stages)
     if ray.is_initialized():  # before hours of listing: can the cluster ever do it
-        settled(stages, tell=False)
+        settled([*stages, *asking(stages)], tell=False)
+        seen(job.archive.uri)
     store = Store(job.store)
+    store.require_conditional_writes(job.output)  # before the lease: one that can never be taken is asked for for ever
     with Lease(store, job.output, who=submission()) as lease:
+        if ray.is_initialized():
+            seen(lease.uri, job.output)
         return _held(job, store, lease)
 
 
@@ -132,18 +135,26 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
     run, table = open_run(
         store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate, asked=asked
     )
+    as_asked = run.record.get("asked", asked) == asked
+    if not as_asked and run.plan() is None:  # its driver died while it listed: nothing was decided yet
+        run.record["asked"], as_asked = asked, True
+        store.put(run.at("run.json"), json.dumps(run.record).encode())
     if run.resumed:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
-        if run.record.get("asked", asked) != asked:
-            say("that run was asked for other images; give the same command again once it is done")
+        if not as_asked:
+            say("that run was asked for other images, and does those first")
     elif job.relocate and table is not None:
         say(
             f"--relocate: table {table.version} at {job.output} is this model's and these settings' already, what it holds is "
             "kept; --all does everything again"
         )
+    watching = Watching(job.looking_on)
     frozen = run.plan() if run.resumed else None
     if frozen is None:
-        frozen = freeze(run, job.archive, store, table, job.wanted, source=Store(job.source))
+        try:
+            frozen = freeze(run, job.archive, store, table, job.wanted, source=Hurried(job.source, watching.enough))
+        except Ended as early:
+            return {"new": False, "ended": str(early), "left": "open"}
         if frozen is None:
             assert table is not None
             say(
@@ -151,12 +162,11 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
                 f"{table.record['rows']:,} rows"
             )
             return {"new": False, "table": table.version, "rows": table.record["rows"], "run": table.record["run"]}
-    watching = Watching(job.looking_on)
     try:
         watching.begin(run, frozen)
         ended = _work(run, frozen, job, lease, watching)
         lease.check()
-        about = {"new": True, "resumed": run.resumed}
+        about = {"new": True, "resumed": run.resumed, "as_asked": as_asked}
         if ended is not None and (
             run.record["relocate"] or (run.record.get("asked", asked)["everything"] and table is not None)
         ):
@@ -171,29 +181,34 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
     whole = all(kind in WHOLE for file in frozen["files"] for kind in file["kinds"])
     images = sum(sum(file["rows"]) for file in frozen["files"]) if whole else None
     ledger = ledger_of(run.id)
-    barren = passes = found = 0
+    patience, passes, committed = Patience(job.output), 0, 0
+    error, alone = None, True
     try:
         while tasks := list(run.remaining(frozen)):
+            before, committed = committed, len(run.commits())
+            if error is not None or not alone:  # a canary's own pass commits nothing
+                patience.after(committed > before, error, ledger.ask("closer")[0])
             lease.check()
             if (reason := watching.enough()) is not None:
                 return reason
             passes += 1
-            committed = len(run.commits())
-            before = (images - _images(frozen, tasks)) if images is not None else 0
-            river = _river(run, job, passes, ledger, frozen.get("reuse"))
-            start(river, job.address)
+            done = (images - _images(frozen, tasks)) if images is not None else 0
+            river = _river(run, job, passes, ledger, frozen.get("reuse"), last=patience.last)
+            if joins(job.address):
+                river = proven(river, run, job.archive, job.source, tasks)
+            members = asking(river)
+            start([*river, *members], job.address)
             ledger.start()  # who asks first would own it, and an actor takes what it owns with it
-            river = settled(river)
+            river = settled([*river, *members])[: len(river)]
             if job.canary is not None:
                 tasks = job.canary.leading(tasks)
+            alone, error, reason = all(task["shard"][0].as_py() < 0 for task in tasks), None, None
             try:
-                with Progress(job.what, images, done=before) as progress:
+                with Progress(job.what, images, done=done) as progress:
                     reason = _pass(tasks, river, lease, watching, progress)
-            except (ray.exceptions.RayError, GeobatchError) as error:
-                known, found = found, ledger.ask("closer")[0]
-                barren = barren + 1 if len(run.commits()) == committed else 0
-                _give_up_or_go_on(error, barren, job, NARROWING_PASSES if found > known else BARREN_PASSES)
-                continue
+            except (ray.exceptions.RayError, GeobatchError) as failure:
+                if fault := users_fault(error := failure):
+                    raise fault from None
             if reason is not None:
                 return reason if next(run.remaining(frozen), None) is not None else None
         return None
@@ -201,21 +216,22 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
         ledger.stop()
 
 
-def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, Any] | None) -> list[Hands]:
+def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, Any] | None, *, last: bool) -> list[Hands]:
     """All stages of a pass, from tasks to commits."""
     stamp = Stamp(run=run.id, method=job.method, model=job.fingerprint, coarsen_km=job.coarsen_km)
     gate = gate_of(f"{run.id}-{number}") if job.looking_on else None
     # A reader feeds more than four decoders (200 MB/s against 12 to 50 each).
     readers = max(1, max((hands.workers for hands in job.river), default=1) // 4)
-    reads = {"archive": job.archive, "store": job.source, "output": job.store, "gate": gate}
+    reads = {"archive": job.archive, "store": job.source, "output": job.store, "gate": gate, "last": last}
     read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
-    write = Hands(stage=Write, make={"output": job.output, "stamp": stamp, "store": job.store}, cpus=0.5)
+    output = split(job.output).uri  # absolute: a node's processes have folders of their own
+    write = Hands(stage=Write, make={"output": output, "stamp": stamp, "store": job.store}, cpus=0.5)
     stages = [
         guarded(hands, ledger, gate if first else None)
         for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)
     ]
     if index is not None:
-        made = {"output": job.output, "folder": run.at(), "index": index, "store": job.store}
+        made = {"output": output, "folder": run.at(), "index": index, "store": job.store}
         stages.insert(0, Hands(stage=Reuse, make=made, workers=readers, cpus=0.5, guard=computed))
     return applied([read, *stages, write], job.stages)
 
@@ -262,23 +278,8 @@ def _images(frozen: dict[str, Any], tasks: list[pa.Table]) -> int:
     return sum(rows[task["shard"][0].as_py()] for task in tasks)
 
 
-def _give_up_or_go_on(error: BaseException, barren: int, job: Flow, limit: int) -> None:
-    """Raises what another pass cannot cure, says what it might."""
-    if fault := users_fault(error):
-        raise fault from None
-    text = in_a_line(error)
-    if barren >= limit:
-        raise MachineError(
-            f"{barren} passes in a row committed nothing; the last error was: {text}; mend it and run the "
-            f"same command again, what {job.output} holds is kept"
-        ) from error
-    say(f"a pass over the archive ended early ({text}); going on with what is left")
-    time.sleep(2.0 * barren)
-
-
 def _apart(archive: str, output: str) -> None:
-    inside = output.rstrip("/") + "/"
-    if inside.startswith(archive.rstrip("/") + "/"):
+    if lies_inside(output, archive):
         raise UserError(f"--output {output} lies inside --archive {archive}, which would be read again; choose another place")
 
 

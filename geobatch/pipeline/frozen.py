@@ -5,10 +5,14 @@ streams past it, page by page, and what is new is written into the plan as it co
 listing, and nothing is marked as gone before the listing is complete. In memory are 30 bytes an
 object of the table, and 16 a row where equal bytes are looked for. A page of 1000 names costs botocore 44 ms of a core, the
 planner and all that it asks 12.
+
+A container is known by its etag, which says nothing of the globs by which its members were chosen. The table keeps those, and
+where tonight's take more, tars and zips are opened again; their members are recognised by their bytes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.names import member_globs, no_wider
 from geobatch.archive.plan import Planned, plan
 from geobatch.errors import UserError
 from geobatch.progress import Progress, say
@@ -80,7 +85,12 @@ def freeze(
         UserError: nothing is there, or nothing of what the table holds; it may not be read.
     """
     known = _Known(store, archive, table, wanted or Wanted(), marks=wanted is not None) if table is not None else None
-    counts: dict[str, Any] = {"listed": 0, "skipped": 0, "known": 0, "images": 0, "empty": []}
+    counts: dict[str, Any] = {"listed": 0, "skipped": 0, "known": 0, "images": 0, "empty": [], "globs": _globs(archive, table)}
+    if known is not None and counts["globs"]["wider"] and not known.wanted.everything:
+        say(
+            f"--include and --exclude take other members than before below {counts['globs']['below']}: tars and zips that the "
+            "table knows are read again, and what it has a place for keeps it"
+        )
     with Progress("listed", unit="objects") as progress:
         stream = _tables(run, archive, store, source or store, known, counts, progress)
         first = next(stream, None)
@@ -117,7 +127,8 @@ def expected(
         yield from plan(source or store, archive)
         return
     held = _Known(store, archive, table, wanted or Wanted(), marks=False).held
-    yield from plan(source or store, archive, held.known, held.met, may_be_empty=wanted is not None and len(held) > 0)
+    empty, wider = wanted is not None and len(held) > 0, _globs(archive, table)["wider"]
+    yield from plan(source or store, archive, held.known, held.met, may_be_empty=empty, reopen=wider)
 
 
 def _tables(
@@ -132,9 +143,12 @@ def _tables(
     """The plan's tables; at the end `counts` is all that the plan's record holds beside them."""
     held = known.held if known is not None else None
     asked = (held.known, held.met) if held is not None else (None, None)
-    for planned in plan(source, archive, *asked, may_be_empty=known is not None and known.marks and len(known.held) > 0):
+    may_be_empty = known is not None and known.marks and len(known.held) > 0
+    for planned in plan(source, archive, *asked, may_be_empty=may_be_empty, reopen=counts["globs"]["wider"]):
         counts["images"] += len(planned.table)
         counts.update(skipped=planned.skipped, known=planned.known)
+        for note in planned.notes:
+            say(note)
         empty = planned.empty[: _EMPTY - len(counts["empty"])]
         counts["empty"] += empty
         if held is not None and empty:  # what they held before goes
@@ -152,13 +166,44 @@ def _tables(
             counts.update(known.held.gone(store, f"deleted/{run.id}", run.record["started"], emptied=emptied))
 
 
+def lies_inside(output: str, archive: str) -> bool:
+    """Whether an output lies in an archive, however both are spelled and whatever links lead there."""
+    (bucket, inner), (other, outer) = _folder(output), _folder(archive)
+    return bucket == other and inner.startswith(outer)
+
+
+def _folder(uri: str) -> tuple[str | None, str]:
+    place = split(uri)
+    key = (place.key if place.bucket else os.path.realpath(place.key)).rstrip("/")
+    return place.bucket, f"{key}/" if key or not place.bucket else ""
+
+
+def _globs(archive: ArchiveConfig, table: Snapshot | None) -> dict[str, Any]:
+    """For the plan's record: by which globs the members of containers `below` are chosen `now`, and whether what the table
+    holds there was read by others (`differ`) or is to be read again since some take more now (`wider`).
+    """
+    below, now = _below(archive), member_globs(archive)
+    said = table.record.get("globs", {}) if table is not None else {}
+    above = [where for where in said if below.startswith(where)]  # the nearest was read last
+    then = [globs for where, globs in said.items() if where in sorted(above, key=len)[-1:] or where.startswith(below)]
+    return {
+        "below": below,
+        "now": now,
+        "differ": any(globs != now for globs in then),
+        "wider": any(not no_wider(now, globs) for globs in then),
+    }
+
+
+def _below(archive: ArchiveConfig) -> str:
+    return f"{split(archive.uri).uri.rstrip('/')}/"
+
+
 class _Known:
     """What the table holds, by object, and by bytes where equal bytes need not be computed again."""
 
     def __init__(self, store: Store, archive: ArchiveConfig, table: Snapshot, wanted: Wanted, *, marks: bool) -> None:
         self.wanted, self.marks = wanted, marks
-        below = f"{split(archive.uri).uri.rstrip('/')}/"
-        self.held = Held(table, below, everything=wanted.everything, retry=wanted.retry)
+        self.held = Held(table, _below(archive), everything=wanted.everything, retry=wanted.retry)
         again = marks and not wanted.everything and table.record["method"] not in LAYOUTS
         self.index = Index(table) if again else None
         columns = [*holding.COLUMNS, *(reusing.COLUMNS if self.index is not None else ())]

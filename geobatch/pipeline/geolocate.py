@@ -25,16 +25,16 @@ from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.account import Account
 from geobatch.pipeline.account import tell as account_for
 from geobatch.pipeline.canary import Cage, Canary
-from geobatch.pipeline.entry import DONE
+from geobatch.pipeline.entry import DONE, ENDED
 from geobatch.pipeline.estimate import estimate
 from geobatch.pipeline.estimate import tell as foretell
 from geobatch.pipeline.flow import Flow, flow
-from geobatch.pipeline.folder import fingerprint, is_path, sent
+from geobatch.pipeline.folder import fingerprint, is_path
 from geobatch.pipeline.frozen import expected
 from geobatch.pipeline.journal import Journal
 from geobatch.pipeline.machines import payable
 from geobatch.pipeline.methods import Chosen, choose
-from geobatch.pipeline.night import Night
+from geobatch.pipeline.night import Night, unspent
 from geobatch.pipeline.prices import Prices, load
 from geobatch.pipeline.reach import reached
 from geobatch.pipeline.sample import Sample
@@ -105,7 +105,8 @@ class GeolocateBucket(Night):
     log: str | None = None
     """File for one line of JSON a slice; - is standard error."""
     dry_run: bool = False
-    """Say what the run would take, out of a sample of it. Nothing of it stays at --output; it costs what its minutes cost."""
+    """Say what the run would take, out of a sample of it. Nothing of it stays at --output; it costs what its minutes cost, and
+    ends at --deadline and --max-cost."""
     sample: Sample = field(default_factory=Sample)
     """How much --dry-run looks at."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -134,13 +135,14 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         if table is not None and config.relocate and table.record["fingerprint"] != job.fingerprint:
             table = None
         plans = expected(job.archive, Store(job.store), table, config.wanted(), Store(job.source))
-        told = estimate(job, plans, config.sample, prices)
+        told = estimate(job, plans, config.sample, prices, lambda account: config.bounds(account, ends, config.max_cost))
         foretell(told, config.output)
         return {**told, "status": DONE}
     last: dict[str, Any] = {}
-    status, spent = DONE, 0.0
+    status, usd = DONE, config.max_cost
     while True:
-        account = flow(_watched(config, job, prices, ends, spent))
+        watched = _watched(config, job, prices, ends, usd)
+        account = flow(watched)
         if account["new"]:
             tell(account, config.output)
             account_for(account)
@@ -150,9 +152,11 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         if line is not None:
             say(line)
         last, status = (account if account["new"] or not last else last), status or found
-        spent += account.get("usd") or 0.0
         if not config.again(account):
             return {**last, "status": status}
+        if (usd := unspent(watched.watches)) is not None and usd <= 0:
+            say("--max-cost is spent with that run; the same command goes on with what it did not hold")
+            return {**last, "status": status or ENDED}
         job = replace(job, relocate=False)  # what is to be done anew is done
 
 
@@ -192,7 +196,7 @@ def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:
         archive_store=reach.archive,
         method=chosen.method,
         fingerprint=fingerprint(decides),
-        river=sent([ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river], config.address),
+        river=[ngcg.saying() if chosen.texts else decoding(decode, workers), *chosen.river],
         coarsen_km=config.coarsen,
         relocate=config.relocate,
         address=config.address,
@@ -201,7 +205,7 @@ def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:
     )
 
 
-def _watched(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime | None, spent: float) -> Flow:
+def _watched(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime | None, usd: float | None) -> Flow:
     """The run with all that looks on; watches know one run each, so that every one gets its own."""
     account = Account(prices, config.address)
     journal = (Journal(config.log),) if config.log is not None else ()
@@ -215,7 +219,7 @@ def _watched(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime 
             stop=config.canary_stop,
         )
         canary = Canary(cage, Store(job.source), Store(job.store), Store(config.store))
-    return replace(job, watches=(account, *config.watches(account, ends, spent), *journal), canary=canary)
+    return replace(job, watches=(account, *config.watches(account, ends, usd), *journal), canary=canary)
 
 
 def _diagnosed(account: dict[str, Any], config: GeolocateBucket, chosen: Chosen, store: Store) -> None:

@@ -15,7 +15,8 @@ on it in pieces, and tells the ledger before each; so a second death names a pie
 An image is condemned by three deaths in a row that close in on it, the last one on it alone. Machines die as well: a slice
 whose actor was only on a lost node goes through the second time, and nothing is held against it. That three nodes are lost on
 the same slice, each time on the piece in hand, is the price; `--retry-rejected crashed` asks again. Where every image kills
-(a broken driver), the slice never comes to its end, nothing of it is committed, and the run fails as it should.
+(a broken driver), a slice of more than a handful does not come to its end in the passes there are, nothing of it is committed,
+and the run fails as it should.
 
 Stalls: Ray has no deadline for a task, a call into native code none that Python could enforce. A thread ends the process when
 a slice takes longer than its stage's `deadline`, and for code that holds Python's lock a timer of the C library does so
@@ -86,7 +87,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._cases: dict[Key, Case] = {}
-        self._found = self._cuts = 0
+        self._closer = 0
 
     def begin(self, key: Key, rows: int) -> tuple[list[Range], dict[int, str]]:
         """A process begins with a slice: the pieces to work on it in, and which rows to reject before."""
@@ -112,13 +113,13 @@ class Ledger:
         """The slice went through, or raised, which is no death."""
         self._cases.pop(key, None)
 
-    def found(self) -> int:
-        """Images condemned so far."""
-        return self._found
-
     def closer(self) -> int:
-        """How often a death brought a killer nearer, or found it: whether another pass is worth its while."""
-        return self._found + self._cuts
+        """How many deaths brought a killer nearer, the last one that condemns it too: whether another pass is worth its while.
+
+        Each death on the way counts, not only those that cut: a pass may see just one of the three that an image alone takes,
+        where its slice loses the other attempts waiting for an actor that another slice kills.
+        """
+        return self._closer
 
     def _died(self, case: Case) -> None:
         assert case.open is not None
@@ -131,11 +132,10 @@ class Ledger:
             width = math.isqrt(stop - start - 1) + 1 if whole else 1
             cut = [(at, min(at + width, stop)) for at in range(start, stop, width)]
             case.ranges[case.open : case.open + 1] = cut
-            self._cuts += 1
         elif living and case.deaths >= DEATHS:
             case.condemned[living[0]] = "timeout" if case.overdue else "crashed"
             case.deaths, case.last = 0, None
-            self._found += 1
+        self._closer += closer or len(living) > 1
         case.overdue = False
 
 

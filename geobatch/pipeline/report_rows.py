@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from geobatch.benchmark.named import rows_of
-from geobatch.benchmark.truth import Truth
+from geobatch.benchmark.truth import Truth, truth_from_exif
 from geobatch.engine.geocode import Geocoder
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km
+from geobatch.pipeline.report_tables import Predicted, Table, known_by, rows_for
 from geobatch.report.choice import pictured, shown
 from geobatch.report.sidecar import Sidecars
 from geobatch.report.tally import Tally
 from geobatch.schema import RADII_KM, probability_column
-from geobatch.sink import Snapshot
 from geobatch.store import Store
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,6 @@ class Read:
     totals: dict[str, Any]
     rows: pa.Table
     sample: pa.Table | None = None
-    missing: int = 0
 
 
 class Reading:
@@ -87,7 +86,7 @@ class Reading:
     def __init__(self, store: Store, truth: Truth | None, towns: Geocoder | None) -> None:
         self._store, self._truth, self._towns = store, truth, towns
 
-    def first(self, table: Snapshot, asked: Asked) -> Read:
+    def first(self, table: Table, asked: Asked) -> Read:
         """All that is asked for, of the table that the page is of."""
         pictures = min(asked.pictures, max(1, asked.shown // 2))
         tally, rows, sample = Tally(), shown(asked.shown, pictures), pictured(pictures)
@@ -106,23 +105,44 @@ class Reading:
             raise UserError(f"the table at {table.output} has no rows; check that the archive holds images")
         return Read(totals=tally.figures(), rows=rows.table(), sample=sample.table() if asked.pictures else None)
 
-    def other(self, table: Snapshot, images: pa.Table) -> Read:
-        """What another table says of the same images, in their order.
+    def other(self, table: Table, images: pa.Table, first: Table) -> Read:
+        """What another table says of the same images, in their order; rows of nulls for those that it does not hold.
+
+        Args:
+            images: rows of the page.
+            first: the table that they are of; names of files are matched as a truth's are, those of runs to the letter.
 
         Raises:
             UserError: it has none of them.
         """
         tally, found, places = Tally(), [], images["image_id"].combine_chunks()
+        page = known_by(places.to_pylist(), first.output) if isinstance(first, Predicted) else None
+        at, held = np.full(len(places), -1, np.intp), 0
         for part, judged in self._parts(table, _LIGHT):
             tally.add(part, judged)
-            found.append(part.filter(pc.is_in(part["image_id"], value_set=places)))
-        rows = pa.concat_tables(found, promote_options="default")
-        if not len(rows):
+            rows = rows_for(places, part, table, page)
+            there = rows >= 0
+            found.append(part.take(pa.array(rows[there])))
+            at[there] = held + np.arange(len(found[-1]))
+            held += len(found[-1])
+        if not held:
             raise UserError(f"{table.output} and the first table have no image in common; compare runs over one archive")
-        at = pc.index_in(places, value_set=rows["image_id"].combine_chunks())
-        return Read(totals=tally.figures(), rows=rows.take(at), missing=at.null_count)
+        kept = pa.concat_tables(found, promote_options="default")
+        return Read(totals=tally.figures(), rows=kept.take(pa.array(at, mask=at < 0)))
 
-    def _parts(self, table: Snapshot, columns: Sequence[str]) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+    def judging(self, first: Table, others: Sequence[Table]) -> Reading:
+        """The same for the other tables: a file has no EXIF, so its places are judged by that of the first table's images.
+
+        Without a truth and without EXIF nothing is judged.
+        """
+        if self._truth is not None or not any(isinstance(one, Predicted) for one in others):
+            return self
+        parts = pa.concat_tables(first.tables(self._store, ["image_id", *_EXIF]))
+        if not pc.any(pc.is_valid(parts["exif_latitude"])).as_py():
+            return self
+        return Reading(self._store, truth_from_exif(parts), self._towns)
+
+    def _parts(self, table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
         """Parts with the columns of `_ADDED`, and which of their rows have a truth."""
         names = list(dict.fromkeys([*columns, *_EXIF]))
         rows, at = self._matched(table), 0
@@ -138,7 +158,7 @@ class Reading:
             added = dict(zip(_ADDED, (true_latitude, true_longitude, error, country), strict=True))
             yield pa.table({**{name: part[name] for name in names}, **added}), judged
 
-    def _matched(self, table: Snapshot) -> NDArray[np.intp]:
+    def _matched(self, table: Table) -> NDArray[np.intp]:
         """Rows of the truth of all images of a table, -1 where there is none; found at once, as an evaluation finds them.
 
         Raises:

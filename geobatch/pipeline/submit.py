@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
+from requests.exceptions import Timeout
 
 from geobatch.access import refused, settle_mode
 from geobatch.errors import MachineError, UserError
@@ -126,7 +127,8 @@ class Head:
         address: URL; None: what the environment says.
 
     Raises:
-        UserError: nothing answers there, or the token is refused.
+        UserError: nothing answers there, or something that is no head, or the token is refused.
+        MachineError: it took the connection and nothing more.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -137,6 +139,16 @@ class Head:
             self.address = self.client.get_address()
         except (RayError, ConnectionError) as error:
             raise refused(error, self.address, self.mode) or error from error
+        except Timeout as error:
+            raise MachineError(
+                f"{self.address} takes connections and did not answer for {ANSWER:.0f} s; look after its head, then run the "
+                "same command again"
+            ) from error
+        except (OSError, RuntimeError, ValueError, LookupError) as error:
+            raise UserError(
+                f"what answers at {self.address} is no Ray head ({_line(error)}); give --address its dashboard, such as "
+                "http://127.0.0.1:8265"
+            ) from error
 
     def names(self) -> list[str]:
         """All submissions the cluster knows."""
@@ -205,7 +217,9 @@ class Head:
                     raise refusal from error
                 said = re.search(r"status code (4\d\d)", str(error))
                 if said is not None and said[1] == "404":
-                    raise _Forgotten from error
+                    raise _Forgotten(
+                        f"{self.address} knows nothing of this job any more, its head was replaced; run the same command again"
+                    ) from error
                 if said is not None:
                     raise UserError(f"{self.address} refuses it ({_line(error)}); mend the command or the settings") from error
                 if time.monotonic() > until:
@@ -216,7 +230,7 @@ class Head:
                 time.sleep(min(5.0, LOOK * 2))
 
 
-class _Forgotten(Exception):
+class _Forgotten(MachineError):
     """The cluster answers, and does not know the submission."""
 
 

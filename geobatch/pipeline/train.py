@@ -39,7 +39,7 @@ from geobatch.methods.geotoken.locate import ENCODER, NETWORK
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import REWARD
 from geobatch.pipeline.build_gallery import embedded
-from geobatch.pipeline.folder import CARD, local_folder
+from geobatch.pipeline.folder import CARD, local_folder, written_to
 from geobatch.pipeline.trainees import WHOLE, Make, MakeReward, part, taught
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
@@ -135,7 +135,7 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
         raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
     if config.loop.parallel == "fsdp":
         raise UserError(WHOLE)
-    output = Path(config.output)
+    output = written_to(config.output, "a model")
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     ready(config.loop, output, config.address)
     store = Store(config.store)

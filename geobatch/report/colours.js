@@ -4,7 +4,7 @@ const palette = {};
 
 function readPalette() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["sea", "land", "coast", "border", "grid", "heat", "mark", "ink", "faint", "card", "plain", "c0", "c1", "c2", "c3", "c4", "c5"])
+  for (const name of ["sea", "land", "coast", "border", "grid", "heat", "mark", "ink", "faint", "none", "card", "plain", "c0", "c1", "c2", "c3", "c4", "c5"])
     palette[name] = style.getPropertyValue(`--${name}`).trim();
 }
 
@@ -21,14 +21,16 @@ function classOfError(error) {
   return at;
 }
 
+// Colourings by name: what they are called, their classes, and `of`, which gives the class of a row, or -1: `rest` says of whom.
 function colourings() {
-  const radii = images.radii;
+  const radii = images.radii, unknown = images.allTruth ? "" : "truth not known, or ";
   const found = {};
   if (images.hasTruth)
     found.error = {
       label: "distance to the truth",
       labels: [`within ${count(radii[0])} km`, ...radii.slice(1).map((radius) => `within ${count(radius)} km`), `beyond ${count(radii.at(-1))} km`],
       names: ["c0", "c1", "c2", "c3", "c4", "c5"],
+      rest: `${unknown}not placed`,
       of: () => { const error = currentRun().error; return (row) => classOfError(error[row]); },
     };
   if (runs.some((run) => run.hasSure))
@@ -36,6 +38,7 @@ function colourings() {
       label: "stated probability",
       labels: ["90 % and more", "75 to 90 %", "50 to 75 %", "25 to 50 %", "below 25 %"],
       names: ["c0", "c1", "c2", "c3", "c5"],
+      rest: "not stated, or not placed",
       of: () => {
         const sure = currentRun().sure[state.radius];
         return (row) => { const p = sure ? sure[row] : 255; return p === 255 ? -1 : p >= 229 ? 0 : p >= 191 ? 1 : p >= 127 ? 2 : p >= 64 ? 3 : 4; };
@@ -46,6 +49,7 @@ function colourings() {
       label: "change of error",
       labels: ["half as far or nearer", "about as far", "twice as far or farther", "placed only now", "placed no longer"],
       names: ["c0", "faint", "c5", "c2", "c3"],
+      rest: `${unknown}placed by neither`,
       of: () => {
         const [one, other] = versus();
         return (row) => {
@@ -56,6 +60,6 @@ function colourings() {
         };
       },
     };
-  found.plain = { label: "one colour", labels: ["placed"], names: ["plain"], of: () => { const has = currentRun().place.has; return (row) => (has(row) ? 0 : -1); } };
+  found.plain = { label: "one colour", labels: ["placed"], names: ["plain"], rest: "not placed", of: () => { const has = currentRun().place.has; return (row) => (has(row) ? 0 : -1); } };
   return found;
 }

@@ -71,6 +71,7 @@ function openRuns(box) {
   const places = (latitude, longitude) => ({ latitude, longitude, has: (row) => latitude[row] !== NONE });
   images.truth = places(images.tlat, images.tlon);
   images.hasTruth = images.tlat.some((value) => value !== NONE);
+  images.allTruth = images.tlat.every((value) => value !== NONE);
   runs = images.runs.map((run, number) => {
     const own = (name) => images[`r${number}_${name}`];
     const view = { ...run, number, place: places(own("lat"), own("lon")) };

@@ -133,6 +133,8 @@ function drawFigures() {
       el("td", {}, Number.isFinite(row.images) ? count(row.images) : "–")))));
   const notes = ["Of the images whose truth is known; one without a place counts as beyond every distance."];
   if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
+  for (const run of runs)
+    if (run.lacking) notes.push(`${runs.length > 1 ? `${run.name}: missing` : "Missing"} counted: ${count(run.lacking)} images that the table lacks count as wrong in this table, not in the tiles and curves.`);
   if (rows.some((row) => row.published)) notes.push("Published rows are their authors' own, on the benchmark's whole.");
   if (rows.some((row) => row.shares[images.radii[0]]?.low !== undefined)) notes.push("Small figures: 95 % intervals.");
   const doubt = runs.some((run) => run.hasSure) ? [el("h2", { class: "under" }, "Stated and true"), el("div", { id: "doubt" })] : null;
@@ -218,8 +220,9 @@ function drawFacts() {
 function drawTiles() {
   const run = currentRun(), { totals } = run, tiles = [["images", count(totals.images)], ["placed", count(totals.placed)], ["rejected", count(totals.rejected)]];
   if (totals.shares) {
-    for (const radius of images.radii.slice(1, 3)) tiles.push([`within ${count(radius)} km`, share(totals.shares[radius])]);
-    if (totals.median_km !== undefined) tiles.push(["median error", km(totals.median_km)]);
+    const held = run.lacking ? ", of those in the table" : "";
+    for (const radius of images.radii.slice(1, 3)) tiles.push([`within ${count(radius)} km${held}`, share(totals.shares[radius])]);
+    if (totals.median_km !== undefined) tiles.push([`median error${held}`, km(totals.median_km)]);
   }
   for (const [name, value] of run.account?.tiles || []) tiles.push([name, value]);
   fill($("tiles"), ...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));

@@ -16,7 +16,7 @@ function filter() {
   const [low, high, sureLow, sureHigh] = ["error-low", "error-high", "sure-low", "sure-high"].map(number);
   const status = Number($("status").value), reason = Number($("reason").value), country = Number($("country").value);
   const name = $("name").value.trim().toLowerCase(), sure = run.sure[state.radius];
-  const counts = new Array(colouring.labels.length).fill(0), rows = [];
+  const rest = colouring.labels.length, counts = new Array(rest + 1).fill(0), rows = [];
   for (let row = 0; row < images.size; row++) {
     if (status ? run.status[row] !== status : run.status[row] === 0 && state.colour !== "change") continue;
     if (reason && run.reason[row] !== reason) continue;
@@ -27,8 +27,8 @@ function filter() {
     if (sureHigh !== null && !(sure && sure[row] !== 255 && sure[row] <= sureHigh * 2.54 + 0.5)) continue;
     if (name && !images.ids[row].toLowerCase().includes(name)) continue;
     const at = classes(row);
-    if (at >= 0) counts[at]++;
-    if (state.off.size && (at < 0 || state.off.has(at))) continue;
+    counts[at < 0 ? rest : at]++;
+    if (state.off.has(at)) continue;
     rows.push(row);
   }
   kept.rows = rows;
@@ -44,17 +44,20 @@ function filter() {
   draw();
 }
 
+// Classes of the legend: those of the colouring and, where there are such images, -1 of the rest.
+const classesShown = (colouring) => [...colouring.labels.keys(), ...(kept.classes.at(-1) || state.off.has(-1) ? [-1] : [])];
+
 function drawLegend(colouring) {
-  const made = colouring.labels.map((label, at) =>
+  const made = classesShown(colouring).map((at) =>
     el("button", { type: "button", "aria-pressed": String(!state.off.has(at)), title: "Show or leave out", onclick: () => toggle(at) },
-      el("i", { style: { background: `var(--${colouring.names[at]})` } }), el("span", {}, label), el("span", {}, count(kept.classes[at]))));
+      el("i", { style: { background: `var(--${at < 0 ? "none" : colouring.names[at]})` } }), el("span", {}, at < 0 ? colouring.rest : colouring.labels[at]), el("span", {}, count(kept.classes.at(at)))));
   const old = [...$("legend").children].indexOf(document.activeElement);
   fill($("legend"), ...made);
   if (old >= 0) made[old]?.focus();
 }
 
 function toggle(at) {
-  const all = colourings()[state.colour].labels.length;
+  const all = classesShown(colourings()[state.colour]).length;
   if (state.off.has(at)) state.off.delete(at);
   else state.off.add(at);
   if (state.off.size === all) state.off.clear();
@@ -97,7 +100,7 @@ function picture(row) {
 
 function colourOf(row) {
   const colouring = colourings()[state.colour], at = colouring.of()(row);
-  return at < 0 ? "var(--rule)" : `var(--${colouring.names[at]})`;
+  return at < 0 ? "var(--none)" : `var(--${colouring.names[at]})`;
 }
 
 function summary(row) {

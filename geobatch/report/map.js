@@ -1,8 +1,7 @@
-// The map: a canvas that is drawn anew for each move. Many places are gathered into discs as one zooms out; a disc's
-// area grows with the logarithm of its number, its colour is the mean class. Every disc, dot and line is drawn from typed arrays.
+// The map: a canvas that is drawn anew for each move, the Earth below and marks (marks.js) on it.
 
-const map = { x: 0.5, y: 0.4, k: 0, width: 0, height: 0, ratio: 1, outlines: null, land: null, coarse: null, heat: null, discs: [], shown: 0, gathered: false };
-const FEW = 2500, MOST_LINES = 1500, MOST_CELLS = 800;
+const map = { x: 0.5, y: 0.4, k: 0, width: 0, height: 0, ratio: 1, outlines: null, land: null, coarse: null, heat: null, rows: [], rings: [], discs: [], cells: [], lines: [], shown: 0, gathered: false };
+const FEW = 2500;
 
 // Path2D objects in world units, each with the box it lies in; those of a view of the whole world leave out what is smaller
 // than `least`. The fine ones are made when they are first seen: they take a third of a second.
@@ -104,203 +103,6 @@ function drawEarth(context) {
   }
 }
 
-function strokeLine(context, line, shift) {
-  line.forEach(([x, y], at) => context[at ? "lineTo" : "moveTo"](screenX(x + shift), screenY(y)));
-}
-
-const shiftOf = (line) => Math.round(map.x - line[Math.floor(line.length / 2)][0]);
-
-function degreesOf(points, row) {
-  return [points.latitude[row] / 1e7, points.longitude[row] / 1e7];
-}
-
-// Ends of the line of a row: the place and its truth, or the places in the two runs that are compared.
-function endsOf(row) {
-  if (state.colour === "change") {
-    const [one, other] = versus();
-    return one.place.has(row) && other.place.has(row) ? [degreesOf(one.place, row), degreesOf(other.place, row)] : null;
-  }
-  const here = currentRun().place;
-  return here.has(row) && images.truth.has(row) ? [degreesOf(here, row), degreesOf(images.truth, row)] : null;
-}
-
-function drawLines(context, rows, colours, classes) {
-  const error = currentRun().error;
-  let chosen = rows.filter((row) => state.colour === "change" || error[row] > 20);
-  if (chosen.length > MOST_LINES) chosen = chosen.sort((a, b) => error[b] - error[a]).slice(0, MOST_LINES);
-  context.globalAlpha = chosen.length > 300 ? 0.35 : 0.6;
-  context.lineWidth = 1;
-  for (let at = colours.length - 1; at >= 0; at--) {
-    context.strokeStyle = colours[at];
-    context.beginPath();
-    for (const row of chosen) {
-      if (classes(row) !== at) continue;
-      const ends = endsOf(row);
-      if (!ends) continue;
-      const line = greatCircle(...ends[0], ...ends[1]);
-      strokeLine(context, line, shiftOf(line));
-    }
-    context.stroke();
-  }
-  context.globalAlpha = 1;
-}
-
-function drawCells(context, rows) {
-  const area = currentRun().area, seen = new Set();
-  context.lineWidth = 1;
-  context.strokeStyle = context.fillStyle = palette.plain;
-  for (const row of rows) {
-    if (area[row] === 0n || seen.has(area[row])) continue;
-    seen.add(area[row]);
-    if (seen.size > MOST_CELLS) break;
-    drawCell(context, area[row], 0.10);
-  }
-}
-
-function drawCell(context, id, fill) {
-  const line = cellOutline(id), shift = shiftOf(line);
-  context.beginPath();
-  strokeLine(context, line, shift);
-  const closed = Math.abs(line[0][0] - line[line.length - 1][0]) < 0.5; // else it holds a pole
-  context.globalAlpha = fill;
-  if (closed && fill) context.fill();
-  context.globalAlpha = Math.min(1, fill * 5 || 1);
-  context.stroke();
-  context.globalAlpha = 1;
-}
-
-// The cells that a place lies in, of every level that can be told apart at this zoom: green down to where they leave the truth.
-function drawLevels(context, cell, shared) {
-  for (let level = 0; level <= levelOf(cell); level++) {
-    const pixels = (LEVEL_KM(level) / 40030) * map.k;
-    if (pixels < 16 || pixels > 4 * Math.max(map.width, map.height)) continue;
-    context.strokeStyle = level <= shared ? palette.c2 : palette.c5;
-    context.lineWidth = level === shared + 1 ? 2.4 : 1.3;
-    drawCell(context, parentOf(cell, level), 0);
-  }
-}
-
-function disc(context, x, y, radius) {
-  context.moveTo(x + radius, y);
-  context.arc(x, y, radius, 0, 2 * Math.PI);
-}
-
-function visible(points) {
-  const rows = [], margin = 8;
-  for (const row of kept.rows) {
-    const y = screenY(points.y[row]);
-    if (!(y > -margin && y < map.height + margin)) continue; // false for NaN, too
-    const x = nearX(points.x[row]);
-    if (x > -margin && x < map.width + margin) rows.push(row);
-  }
-  return rows;
-}
-
-function drawDots(context, rows, points, colours, classes) {
-  const base = rows.length > 800 ? 2.6 : rows.length > 150 ? 3.4 : 4.4;
-  context.lineWidth = 0.8;
-  context.strokeStyle = palette.card;
-  for (let at = 0; at < colours.length; at++) {
-    context.beginPath();
-    for (const row of rows) if (classes(row) === at) disc(context, nearX(points.x[row]), screenY(points.y[row]), base + at * 0.25);
-    context.fillStyle = colours[at];
-    context.fill();
-    context.stroke();
-  }
-}
-
-function gather(rows, points, classes, size) {
-  // Bins hang on the world, not on the screen, so that discs keep still while the map moves.
-  const cell = 2 ** Math.floor(Math.log2((size * 1.9) / map.k)), bins = new Map(), span = Math.round(1 / cell);
-  for (const row of rows) {
-    const key = Math.floor(points.y[row] / cell) * span + (Math.floor(points.x[row] / cell) % span);
-    let bin = bins.get(key);
-    if (!bin) bins.set(key, (bin = { n: 0, sum: 0, classed: 0, x: 0, y: 0, row, cell }));
-    const one = classes(row);
-    bin.n++;
-    bin.x += points.x[row];
-    bin.y += points.y[row];
-    if (one >= 0) { bin.sum += one; bin.classed++; }
-  }
-  return [...bins.values()].map((bin) => ({ ...bin, x: bin.x / bin.n, y: bin.y / bin.n, mean: bin.classed ? Math.round(bin.sum / bin.classed) : -1, cell: cell * map.k }));
-}
-
-function drawDiscs(context, discs, colours) {
-  const most = Math.log1p(discs.reduce((most, bin) => Math.max(most, bin.n), 1));
-  context.lineWidth = 0.8;
-  context.strokeStyle = palette.card;
-  for (let at = -1; at < colours.length; at++) {
-    context.beginPath();
-    for (const bin of discs) {
-      if (bin.mean !== at) continue;
-      bin.radius = bin.cell * (0.16 + 0.34 * (Math.log1p(bin.n) / most));
-      disc(context, nearX(bin.x), screenY(bin.y), bin.radius);
-    }
-    context.fillStyle = at < 0 ? palette.faint : colours[at];
-    context.globalAlpha = 0.92;
-    context.fill();
-    context.globalAlpha = 1;
-    context.stroke();
-  }
-}
-
-function drawChosen(context) {
-  const row = state.chosen;
-  if (row < 0) return;
-  const run = currentRun(), here = run.place.has(row) ? degreesOf(run.place, row) : null, truth = images.truth.has(row) ? degreesOf(images.truth, row) : null;
-  const extra = images.details[row];
-  context.strokeStyle = context.fillStyle = palette.plain;
-  context.lineWidth = 1.2;
-  if (run.area && run.area[row]) drawCell(context, run.area[row], 0.14);
-  if (state.areas && run.cell && run.cell[row]) drawLevels(context, run.cell[row], truth && images.tcell[row] ? sharedLevel(run.cell[row], images.tcell[row]) : 20);
-  else if (run.cell && run.cell[row] && truth && images.tcell[row]) {
-    const shared = sharedLevel(run.cell[row], images.tcell[row]);
-    context.setLineDash([4, 3]);
-    context.strokeStyle = palette.c2;
-    if (shared >= 1) drawCell(context, parentOf(run.cell[row], shared), 0);
-    context.setLineDash([]);
-  }
-  if (here && run.radius && run.radius[row] > 0) {
-    const line = circle(...here, run.radius[row]);
-    context.setLineDash([2, 4]);
-    context.strokeStyle = palette.mark;
-    context.beginPath();
-    strokeLine(context, line, shiftOf(line));
-    context.stroke();
-    context.setLineDash([]);
-  }
-  if (extra) {
-    context.globalAlpha = 0.85;
-    for (const [points, colour] of [[extra.neighbours, palette.c2], [extra.candidates, palette.c3]]) {
-      context.fillStyle = colour;
-      context.beginPath();
-      for (const [latitude, longitude] of points || []) disc(context, nearX(longitude / 360 + 0.5), screenY(mercator(latitude)), 2.6);
-      context.fill();
-    }
-    context.globalAlpha = 1;
-  }
-  const ends = endsOf(row);
-  context.strokeStyle = palette.mark;
-  context.lineWidth = 2;
-  if (ends) {
-    const line = greatCircle(...ends[0], ...ends[1]);
-    context.beginPath();
-    strokeLine(context, line, shiftOf(line));
-    context.stroke();
-  }
-  const mark = (point, radius, fill) => {
-    context.beginPath();
-    disc(context, nearX(point[1] / 360 + 0.5), screenY(mercator(point[0])), radius);
-    context.fillStyle = fill;
-    context.fill();
-    context.stroke();
-  };
-  if (state.colour === "change")
-    for (const other of versus()) if (other !== run && other.place.has(row)) mark(degreesOf(other.place, row), 5, palette.faint);
-  if (truth) mark(truth, 5, palette.card);
-  if (here) mark(here, 7, palette.plain);
-}
-
 let asked = false;
 function draw() {
   if (asked) return;
@@ -322,27 +124,20 @@ function paint() {
   const colouring = colourings()[state.colour], colours = colouring.names.map((name) => palette[name]), classes = colouring.of();
   const run = state.colour === "change" ? versus()[1] : currentRun();
   const points = state.draw === "truths" ? images.projected : run.projected;
-  const rows = visible(points);
-  map.gathered = rows.length > FEW;
-  map.shown = rows.length;
-  if (state.areas && run.hasArea) drawCells(context, rows);
-  if (state.lines && state.draw !== "truths" && images.hasTruth && !map.gathered) drawLines(context, rows, colours, classes);
-  if (state.draw === "both" && !map.gathered) {
-    context.strokeStyle = palette.mark;
-    context.lineWidth = 1;
-    context.beginPath();
-    for (const row of rows) if (images.truth.has(row)) disc(context, nearX(images.projected.x[row]), screenY(images.projected.y[row]), 3);
-    context.stroke();
-  }
-  map.discs = map.gathered ? gather(rows, points, classes, 11) : [];
-  map.points = points;
-  map.rows = rows;
-  if (map.gathered) drawDiscs(context, map.discs, colours);
+  const rows = visible(points), rings = state.draw === "both" ? visible(images.projected) : [], notes = [];
+  const cut = (drawn, found, what) => { if (drawn < found) notes.push(`${count(drawn)} of ${count(found)} ${what}.`); };
+  Object.assign(map, { points, rows, rings, shown: rows.length, gathered: Math.max(rows.length, rings.length) > FEW, cells: [], lines: [], discs: [] });
+  if (state.areas && run.hasArea) cut(MOST_CELLS, drawCells(context, rows, run, colours, classes), "S2 areas are drawn; zoom in for the rest");
+  if (state.lines && state.draw !== "truths" && images.hasTruth && !map.gathered)
+    cut(MOST_LINES, drawLines(context, rings.length ? [...new Set([...rows, ...rings])] : rows, colours, classes), "lines are drawn, the longest");
+  if (!map.gathered) drawRings(context, rings);
+  if (map.gathered) drawDiscs(context, (map.discs = gather(rows, points, classes, 11)), colours);
   else drawDots(context, rows, points, colours, classes);
   drawChosen(context);
-  $("said").textContent = map.gathered
-    ? `${count(rows.length)} images in view, gathered: a disc's colour is the mean class. Zoom in for single ones and their lines.`
-    : `${count(rows.length)} ${rows.length === 1 ? "image" : "images"} in view`;
+  const seen = state.draw === "both" ? `${count(rows.length)} places and ${count(rings.length)} truths in view` : `${count(rows.length)} ${rows.length === 1 ? "image" : "images"} in view`;
+  if (map.gathered) notes.unshift("Zoom in for single ones and their lines.");
+  const means = map.discs.some((bin) => bin.classed < bin.n) ? "the colour of a disc's core is the mean class, its area the share that has one" : "a disc's colour is the mean class";
+  $("said").textContent = [map.gathered ? `${seen}, gathered: ${means}.` : `${seen}${notes.length ? "." : ""}`, ...notes].join(" ");
 }
 
 // Keeps the view on the map: never wider than the world, never beyond its rims.
@@ -385,11 +180,12 @@ function under(x, y) {
   for (const bin of map.discs) {
     if (Math.hypot(nearX(bin.x) - x, screenY(bin.y) - y) <= (bin.radius || 0) + 2) return bin.n === 1 ? { row: bin.row } : { bin };
   }
-  if (map.gathered || !map.rows) return null;
+  if (map.gathered) return null;
   let best = 12, found = null;
-  for (const row of map.rows) {
-    const far = Math.hypot(nearX(map.points.x[row]) - x, screenY(map.points.y[row]) - y);
-    if (far < best) { best = far; found = { row }; }
-  }
+  for (const [rows, points] of [[map.rows, map.points], [map.rings, images.projected]])
+    for (const row of rows) {
+      const far = Math.hypot(nearX(points.x[row]) - x, screenY(points.y[row]) - y);
+      if (far < best) { best = far; found = { row }; }
+    }
   return found;
 }

@@ -9,7 +9,6 @@ function theme(dark) {
 
 function controls() {
   const colouring = Object.entries(colourings());
-  if (colouring.length > 1) colouring.pop();
   optionsOf($("colour"), colouring.map(([name, one]) => [name, one.label]));
   state.colour = runs.length > 1 && colourings().change ? "change" : colouring[0][0];
   $("colour").value = state.colour;
@@ -147,6 +146,7 @@ async function open() {
   $("title").textContent = images.title;
   $("note").textContent = images.note;
   $("sample").textContent = images.sample;
+  fill($("warnings"), ...images.warnings.map((text) => el("p", { class: "warning" }, text)));
   home();
   controls();
   listen();
@@ -158,7 +158,7 @@ async function open() {
   drawFacts();
   drawDetail();
   filter();
-  document.documentElement.dataset.ready = "yes";
+  requestAnimationFrame(() => { document.documentElement.dataset.ready = "yes"; }); // after the map's first frame, asked for before
 }
 
 open().catch(fail);

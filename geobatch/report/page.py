@@ -37,7 +37,7 @@ from geobatch.report.pack import degrees, packed
 from geobatch.report.tally import CURVE_KM
 from geobatch.schema import RADII_KM, probability_column
 
-_SCRIPTS = ("data.js", "earth.js", "colours.js", "map.js", "images.js", "figures.js", "page.js")
+_SCRIPTS = ("data.js", "earth.js", "colours.js", "marks.js", "map.js", "images.js", "figures.js", "page.js")
 
 #: Words of a page for why an image is in the sample; in the order of `choice.REASONS`.
 _SAMPLES = ("", "worst", "best", "random ones")
@@ -60,6 +60,7 @@ class Run:
         findings: `{"title", "sentence"}` each.
         account: `{"tiles": [[name, text]], "pairs": [[name, text]], "seconds": [[stage, seconds]]}`, or None.
         facts: names and values to be listed at the end.
+        lacking: images that the run does not hold and `choices` count as wrong; `totals` know nothing of them.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Run:
     findings: Sequence[Mapping[str, str]] = ()
     account: Mapping[str, Any] | None = None
     facts: Sequence[tuple[str, str]] = ()
+    lacking: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class Page:
         sample: a sentence on which images are shown and which have pictures.
         density: of the gallery, `(rows, columns)` uint8 from 90° N and 180° W; None: not known.
         facts: names and values to be listed at the end.
+        warnings: sentences that stand on top.
     """
 
     title: str
@@ -96,6 +99,7 @@ class Page:
     sample: str = ""
     density: NDArray[np.uint8] | None = None
     facts: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[str] = ()
 
 
 def document(page: Page) -> bytes:
@@ -151,6 +155,7 @@ def _rows(page: Page) -> str:
         "note": page.note,
         "sample": page.sample,
         "facts": [list(pair) for pair in page.facts],
+        "warnings": list(page.warnings),
         "ids": ids,
         # The script takes the part of a name before its first # for the object's URI.
         "uris": {row: uri for row, (image_id, uri) in enumerate(zip(ids, uris, strict=True)) if uri != _object(image_id)},
@@ -212,12 +217,19 @@ def _run(run: Run, number: int, reasons: list[str], arrays: dict[str, Any]) -> d
         "choices": [dict(one) for one in run.choices],
         "findings": [dict(one) for one in run.findings],
         "account": None if run.account is None else dict(run.account),
-        "facts": [list(pair) for pair in run.facts],
+        "facts": [list(pair) for pair in run.facts] + _absent(places),
+        "lacking": run.lacking,
         "selectors": selectors,
         "said": _texts(places, "detail"),
         "stages": _texts(places, "stage"),
         "texts": _texts(places, "text"),
     }
+
+
+def _absent(places: pa.Table) -> list[list[str]]:
+    """The fact that a run lacks images of the page."""
+    lacks = places["status"].null_count
+    return [["not in this table", f"{lacks:,} of the images on this page"]] if lacks else []
 
 
 def _object(image_id: str) -> str:

@@ -10,6 +10,10 @@ A sidecar that someone else wrote, or changed since, is never overwritten unless
 `x:xmptk`, which every program that rewrites one sets to its own. A photograph that has coordinates of its own gets no sidecar,
 since a sidecar wins over the file in most tools.
 
+An image below the archive's root has its sidecar below the folder as it lies below the root; any other, as of a manifest, by
+its bucket and whole key, since two of them may have one name. Where two images still come to one path (a.jpg and a.png under
+"stem"), the first has it and the second is counted: 90 bytes of memory a sidecar.
+
 Not covered: writing into photographs, sidecars in buckets, merging with what a foreign sidecar says.
 """
 
@@ -27,6 +31,7 @@ from xml.sax.saxutils import quoteattr
 
 from geobatch.errors import UserError
 from geobatch.store import split
+from geobatch.store.uri import Place
 
 Naming = Literal["full", "stem"]
 
@@ -97,13 +102,14 @@ class Sidecars:
         overwrite: also what others wrote.
 
     `counts` says what became of the rows: "written", "kept" (someone else's), "own" (the photograph has coordinates),
-    "unplaced".
+    "shared" (another image of these rows has that path), "unplaced".
     """
 
     def __init__(self, folder: Path | None, root: str = "", naming: Naming = "full", *, overwrite: bool = False) -> None:
         self.folder, self.naming, self.overwrite = folder, naming, overwrite
         self._root = split(root).uri.rstrip("/") + "/" if root else ""
         self.counts: Counter[str] = Counter()
+        self._taken: set[int] = set()
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """The next rows: `image_id`, `uri`, `latitude`, `longitude`, `exif_latitude`, `method`, `radius_90_km`.
@@ -117,7 +123,7 @@ class Sidecars:
             elif row.get("exif_latitude") is not None:
                 self.counts["own"] += 1
             else:
-                self.counts["written" if self._write(self.path(row), sidecar(row)) else "kept"] += 1
+                self.counts[self._write(self.path(row), sidecar(row))] += 1
 
     def path(self, row: Mapping[str, Any]) -> Path:
         """Where a row's sidecar lies; never outside the folder, whatever the image is called.
@@ -131,18 +137,30 @@ class Sidecars:
                 raise UserError(f"{image_id} is no file on this machine; give a folder with --write-xmp FOLDER")
             *above, name = [*Path(place.key).parts[:-1], Path(place.key).name]
             return Path(*above, self._named(name))
-        inside = place.uri.removeprefix(self._root) if place.uri.startswith(self._root) else place.key.rpartition("/")[2]
-        parts = [*inside.split("/"), *filter(None, image_id.partition("#")[2].split("/"))]
+        parts = [*self._inside(place), *filter(None, image_id.partition("#")[2].split("/"))]
         *above, name = [_safe(part) for part in parts]
         return self.folder.joinpath(*above, self._named(name))
+
+    def _inside(self, place: Place) -> list[str]:
+        """Parts of the path below the folder of an object's sidecar, or of those of its members."""
+        if place.uri + "/" == self._root:  # the archive is this one file
+            return [place.key.rpartition("/")[2]]
+        if self._root and place.uri.startswith(self._root):
+            return place.uri.removeprefix(self._root).split("/")
+        return [*filter(None, [place.bucket]), *place.key.removeprefix("/").split("/")]
 
     def _named(self, name: str) -> str:
         return (PurePosixPath(name).stem if self.naming == "stem" else name) + ".xmp"
 
-    def _write(self, path: Path, data: bytes) -> bool:
+    def _write(self, path: Path, data: bytes) -> str:
+        """Writes a sidecar, or leaves what is there; says which."""
+        digest = hashlib.blake2b(str(path).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        number = int.from_bytes(digest, "big")
+        if number in self._taken:
+            return "shared"
         try:
             if not self.overwrite and path.exists() and not _OURS.search(path.read_bytes()[:4096]):
-                return False
+                return "kept"
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
             partial.write_bytes(data)
@@ -151,4 +169,5 @@ class Sidecars:
             raise UserError(
                 f"the sidecar {path} cannot be written ({error.strerror}); give another folder with --write-xmp"
             ) from error
-        return True
+        self._taken.add(number)
+        return "written"

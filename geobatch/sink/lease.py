@@ -81,6 +81,11 @@ class Lease:
             with contextlib.suppress(GeobatchError):
                 self.store.put(self._at(self._number), self._record(released=True))
 
+    @property
+    def uri(self) -> str:
+        """Where the claim stands while it is held."""
+        return self._at(self._number)
+
     def check(self) -> None:
         """To be called wherever a run could still stop.
 

@@ -9,6 +9,13 @@ it really did:
   by image_id. Its others stay as they were, so that a table never knows less than before, and its name goes into
   `partial_sources`: the next listing takes it for new, and then all its old rows are superseded.
 
+`globs` says by which globs the members of an archive's containers were chosen last. Where a container is read again by others,
+the members that tonight's leave out keep their rows of the same bytes; its name waits in `partial_sources` if the run ends
+before.
+
+What could not be read takes no place of the same bytes away (`geobatch.sink.unread`). A source that an earlier run had read in
+part stays in `partial_sources` where it was the store that failed; any other is known, and tried again when it is asked for.
+
 The old table is read only where a row may be superseded. Whoever froze the plan knows which parts hold an object that is
 planned again (`touches`); without that knowledge, or when the table has changed since, all of them are looked at. In memory
 are 16 bytes a planned name and the commits.
@@ -22,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +39,11 @@ import pyarrow.parquet as pq
 
 from geobatch.sink.keys import Keys
 from geobatch.sink.table import Snapshot, latest, live_rows, superseded, with_removed
+from geobatch.sink.unread import places, unread, without
 from geobatch.store import Store, join
+
+#: Kinds of containers whose members the globs choose.
+CHOSEN = ("tar", "zip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +83,7 @@ def publish(store: Store, output: str, end: Ending) -> Snapshot:
 
 def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
     commits = sorted((each for each in end.commits if each["part"]), key=lambda each: (each["shard"], each["number"]))
+    made: list[dict[str, Any]] = [each["part"] for each in commits]
     partial = _partial(store, end)
     empty: list[list[str | None]] = []
     before: list[str] = []
@@ -79,15 +91,24 @@ def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
     if old is not None:
         touched = _touched(old, end.plan)
         empty, before = list(old.record["empty_sources"]), list(old.record.get("partial_sources", ()))
-        whole = Keys()
+        found = unread(store, old.output, end.plan, commits)
+        without_end = {*partial, *found.waiting.intersection(before)}
+        read = Keys()
         if touched is None or touched or empty or before:
-            without = {*partial}
             done = chain((uri for uri, _ in end.plan.get("empty", ())), _uris(store, end, finished=True))
-            whole = Keys((uri,) for uri in done if uri not in without)
-        kept = superseding(store, old, whole, _images(store, old.output, end, partial), touched)
-        empty = [each for each, again in zip(empty, whole.holds((each[0],) for each in empty), strict=True) if not again]
-        before = [uri for uri, again in zip(before, whole.holds((uri,) for uri in before), strict=True) if not again]
-    parts = [*kept, *(each["part"] for each in commits)]
+            read = Keys((uri,) for uri in done if uri not in without_end)
+        cut = {**_chosen(store, end), **found.cut}
+        over = Over(
+            uris=read,
+            images=_images(store, old.output, end, sorted({*partial, *cut})),
+            same=Keys((uri, etag) for uri, etag in cut.items() if uri not in without_end),
+            unread=found.images,
+        )
+        kept, stay = superseding(store, old, over, touched)
+        made = without(store, old.output, made, found, stay)
+        empty = [each for each, again in zip(empty, read.holds((each[0],) for each in empty), strict=True) if not again]
+        before = [uri for uri, again in zip(before, read.holds((uri,) for uri in before), strict=True) if not again]
+    parts = [*kept, *made]
     return {
         "run": end.run,
         "fingerprint": end.record["fingerprint"],
@@ -96,37 +117,66 @@ def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
         "rows": sum(map(live_rows, parts)),
         "empty_sources": empty + [list(each) for each in end.plan.get("empty", ())] + _empty(store, end, partial),
         "partial_sources": sorted({*before, *partial}),
+        "globs": _globs({} if old is None else old.record.get("globs", {}), end.plan.get("globs")),
         "deleted": end.plan.get("deleted", [] if old is None else old.record.get("deleted", [])),
         "ended": end.ended,
         "written": now(),
     }
 
 
-def superseding(store: Store, old: Snapshot, uris: Keys, images: Keys, touched: set[int] | None) -> list[dict[str, Any]]:
-    """The old table's parts with the rows of these objects and of these images removed; parts without a row left are gone.
+class Over(NamedTuple):
+    """What a run takes the place of.
+
+    Attributes:
+        uris: objects, all of whose rows go.
+        images: image_ids whose rows go, whatever their object.
+        same: (uri, etag) of containers whose reading broke off, or left members out: of their rows, those of members of these
+            bytes stay.
+        unread: (image_id, etag) of images that came out unread: a place of theirs stays.
+    """
+
+    uris: Keys
+    images: Keys
+    same: Keys
+    unread: Keys
+
+
+def superseding(
+    store: Store, old: Snapshot, over: Over, touched: set[int] | None
+) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+    """The old table's parts without the rows that go; parts without a row left are gone. And (image_id, etag) of the places
+    that stay for want of bytes.
 
     Args:
         store: reaches the output.
         old: the table.
-        uris: objects, all of whose rows go.
-        images: image_ids whose rows go, whatever their object.
+        over: what goes.
         touched: the parts that can hold such rows; None: any may.
     """
-    if not len(uris) and not len(images):
+    if not len(over.uris) and not len(over.images):
         touched = set()
-    columns = ["uri", "image_id"] if len(images) else ["uri"]
+    columns = ["uri", "image_id", "etag", "status"] if len(over.images) or len(over.unread) else ["uri"]
     gone: dict[int, list[npt.NDArray[np.int64]]] = {}
+    stay: list[tuple[str, str | None]] = []
     for piece in old.pieces(store, columns, touched):
-        dead = uris.holds((uri,) for uri in piece.rows["uri"].to_pylist())
-        if len(images):
-            dead |= images.holds((image,) for image in piece.rows["image_id"].to_pylist())
+        uris = piece.rows["uri"].to_pylist()
+        dead = over.uris.holds((uri,) for uri in uris)
+        if len(over.same):
+            members = np.asarray(pc.match_substring(piece.rows["image_id"], "#"))
+            dead &= ~(members & over.same.holds(zip(uris, piece.rows["etag"].to_pylist(), strict=True)))
+        if len(over.images):
+            dead |= over.images.holds((image,) for image in piece.rows["image_id"].to_pylist())
+        if len(over.unread):
+            placed = places(piece.rows, over.unread)
+            stay += [(row["image_id"], row["etag"]) for row in piece.rows.filter(pa.array(placed & dead)).to_pylist()]
+            dead &= ~placed
         if dead.any():
             gone.setdefault(piece.part, []).append(piece.positions[dead])
     parts = [
         with_removed(part, np.sort(np.concatenate([superseded(part), *gone[index]]))) if index in gone else part
         for index, part in enumerate(old.parts)
     ]
-    return [part for part in parts if live_rows(part)]
+    return [part for part in parts if live_rows(part)], stay
 
 
 def _touched(old: Snapshot, plan: dict[str, Any]) -> set[int] | None:
@@ -148,19 +198,43 @@ def _uris(store: Store, end: Ending, *, finished: bool) -> Iterator[str]:
 
 
 def _partial(store: Store, end: Ending) -> list[str]:
-    """Sources of which some of what was planned is committed, and some is not."""
+    """Sources of which some of what was planned is committed, and some is not; and those that would not be read again."""
     if not end.unfinished:
         return []
     begun = {commit["shard"] for commit in end.commits} & end.unfinished
     waiting = Keys((uri,) for uri in _uris(store, end, finished=False))
     found: set[str] = set()
     for file in end.plan["files"]:
-        rows = pq.read_table(pa.BufferReader(store.get(join(end.folder, file["path"]))), columns=["shard", "uri"])
+        rows = pq.read_table(pa.BufferReader(store.get(join(end.folder, file["path"]))), columns=["shard", "uri", "kind"])
         shards = np.asarray(rows["shard"])
         touched = ~np.isin(shards, list(end.unfinished)) | np.isin(shards, list(begun))
+        if (end.plan.get("globs") or {}).get("wider"):  # the next listing would take these for known
+            touched |= np.asarray(pc.is_in(rows["kind"], pa.array(CHOSEN)))
         uris = pc.unique(rows.filter(pa.array(touched))["uri"]).to_pylist()
         found |= {uri for uri, waits in zip(uris, waiting.holds((uri,) for uri in uris), strict=True) if waits}
     return sorted(found)
+
+
+def _chosen(store: Store, end: Ending) -> dict[str, str | None]:
+    """Etags of the planned containers of whose members other globs were asked before."""
+    found: dict[str, str | None] = {}
+    if (end.plan.get("globs") or {}).get("differ"):
+        found |= dict(end.plan.get("empty", ()))
+        for file in end.plan["files"]:
+            if any(kind in CHOSEN for kind in file["kinds"]):
+                rows = pq.read_table(
+                    pa.BufferReader(store.get(join(end.folder, file["path"]))), columns=["kind", "uri", "etag"]
+                )
+                rows = rows.filter(pc.is_in(rows["kind"], pa.array(CHOSEN)))
+                found |= zip(rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True)
+    return found
+
+
+def _globs(old: dict[str, Any], said: dict[str, Any] | None) -> dict[str, Any]:
+    """By which globs the members of containers below each archive were chosen last."""
+    if said is None:
+        return old
+    return {**{where: globs for where, globs in old.items() if not where.startswith(said["below"])}, said["below"]: said["now"]}
 
 
 def _images(store: Store, output: str, end: Ending, partial: list[str]) -> Keys:

@@ -5,7 +5,8 @@ table of the same fingerprint, an index of the table's placed rows by the first 
 plan: 16 bytes a row with its part and position, sorted. `Reuse` stands before every other stage, hashes what was read, fetches
 the rows that the index names from their parts, and compares the whole SHA-256. What it finds travels on in the column
 `reused`, which makes a row pass every stage (`geobatch.stage`) like a rejected one does; the sink makes a row of it with the
-new image's own identity, and `reused_from` says whose prediction it is.
+new image's own identity, and `reused_from` says whose prediction it is: null where it was made for the image itself, as for a
+member of a tar that is read again.
 
 An index of ten million rows is 160 MB in each actor; there is one such actor to four decoders. Hashing costs 0.6 ms
 a MiB, decoding it 20 and more. Copies in the order of their originals fetch each part once.
@@ -37,7 +38,7 @@ from geobatch.store import NotFound, Store, StoreConfig, join
 COLUMNS = ["sha256", "status"]
 
 #: Rows of one file of an index, and row groups that an actor keeps.
-_FILE, _KEPT = 4_000_000, 4
+_FILE, _KEPT = 500_000, 4
 
 
 class Index:
@@ -107,7 +108,7 @@ class Reuse(Stage):
             old = self._old(int(self._part[at[row]]), int(self._row[at[row]]))
             if old is not None and old["sha256"][0].as_py() == whole[row].hex():
                 found[row] = old
-        return table.append_column(REUSED, _structs(found, len(table)))
+        return table.append_column(REUSED, _structs(found, table["image_id"]))
 
     def _old(self, part: int, row: int) -> pa.Table | None:
         """One row of the table; None where its part was cleared away since."""
@@ -150,16 +151,19 @@ def _keys(sha256: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(halves[:, 0::2] << 4 | halves[:, 1::2]).view(">u8")[:, 0].astype(np.uint64)
 
 
-def _structs(found: dict[int, pa.Table], rows: int) -> pa.Array:
-    """The column `reused`: old rows at their new positions."""
+def _structs(found: dict[int, pa.Table], names: pa.ChunkedArray) -> pa.Array:
+    """The column `reused`: old rows at their new positions. A prediction made for the image itself is nobody else's."""
+    rows = len(names)
     if not found:
         return pa.nulls(rows, REUSED.type)
     columns = []
     old = pa.concat_tables(list(found.values()), promote_options="default")
     for field in REUSED.type:
         if field.name == "reused_from":
-            own = old["image_id"]
-            column = pc.coalesce(old["reused_from"], own) if "reused_from" in old.column_names else own
+            made = old["image_id"]
+            column = pc.coalesce(old["reused_from"], made) if "reused_from" in old.column_names else made
+            own = pc.equal(column, names.take(pa.array(list(found))))
+            column = pc.if_else(own, pa.scalar(None, pa.string()), column)
         else:
             column = old[field.name] if field.name in old.column_names else pa.nulls(len(old), field.type)
         column = column.cast(field.type)

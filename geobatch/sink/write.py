@@ -31,7 +31,7 @@ SUMMARY = pa.schema(
         pa.field("read", pa.int64()),
         pa.field("placed", pa.int64()),
         pa.field("rejected", pa.int64()),
-        pa.field("bytes", pa.int64()),
+        pa.field("bytes", pa.int64()),  # encoded, of the images that were read
         pa.field("reasons", pa.map_(pa.string(), pa.int64())),  # how many were rejected for each
         pa.field("seconds", pa.map_(pa.string(), pa.float64())),  # of each stage, in the order of the river
         pa.field("written", pa.int64()),  # bytes of its part
@@ -109,7 +109,7 @@ class Write:
             "rejected": reasons.total(),
             "reused": len(rows) - rows["reused_from"].null_count if "reused_from" in rows.column_names else 0,
             "reasons": dict(sorted(reasons.items())),
-            "bytes": sum(size or 0 for size in rows["size"].to_pylist()),
+            "bytes": _read(rows),
             "seconds": {stage: round(seconds, 4) for stage, seconds in (*piece.seconds, ("Write", spent))},
         }
 
@@ -119,3 +119,10 @@ class Write:
         if part and (not isinstance(theirs["part"], dict) or theirs["part"]["path"] != part["path"]):
             self.store.delete([join(self.output, str(part["path"]))])
         return theirs
+
+
+def _read(rows: pa.Table) -> int:
+    """Encoded bytes of the rows that were read: one that the reader rejected has a size, and nobody fetched it."""
+    return sum(
+        size or 0 for size, stage in zip(rows["size"].to_pylist(), rows["stage"].to_pylist(), strict=True) if stage != "read"
+    )

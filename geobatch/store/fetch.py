@@ -205,8 +205,7 @@ def _whole(folder: Path) -> bool:
     if time.time() - about["verified"] < WEEK:
         return True
     if any(not same_bytes(folder / name, each[2]) for name, each in about["files"].items()):
-        record.unlink()
-        return False
+        return False  # the record stays: others read it, and it is looked at as closely until a new one replaces it
     _write(record, {**about, "verified": time.time()})
     return True
 

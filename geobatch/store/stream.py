@@ -5,18 +5,21 @@ another from where it was, with `If-Match`, so that the two halves belong to the
 breaks within one mebibyte. `RangeFile` is seekable, for formats whose table of contents is at the end: it fetches 256 KiB
 where reading jumps to and up to 4 MiB where it goes on, and keeps the last 8 MiB.
 
-Each read has a deadline in all (`timeouts`): a server that sends one byte a second counts as a break as well.
+Each read has a deadline in all (`timeouts`): a server that sends one byte a second counts as a break as well. So does one for
+whose 16 MiB reading took longer than `request_timeout` in all, as it does for any other body (`StoreConfig.allowance`): at
+10 KB/s, each read in time, a tar of 10 GB would hold its reader for twelve days. What passes between two reads does not count.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from geobatch.errors import GeobatchError
-from geobatch.store.config import StoreConfig
+from geobatch.store.config import SPAN, StoreConfig
 from geobatch.store.faults import Changed, Unreadable, given_up, wait
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class Stream(io.RawIOBase):
         self._body: Opened | None = open_at(start, if_match)
         self.etag, self.size = self._body.etag, self._body.size
         self._position, self._failures, self._failed_at = start, 0, start
+        self._forgiven = _FORGIVEN
+        self._spent, self._paced_at = 0.0, start
 
     def readable(self) -> bool:
         """True."""
@@ -96,9 +101,12 @@ class Stream(io.RawIOBase):
         want = min(len(view), 1 << 20, self.size - self._position)
         while want > 0:
             try:
+                self._pace()
                 if self._body is None:
                     self._body = self._open_at(self._position, self.etag)
+                began = time.monotonic()
                 data = self._body.read(want)
+                self._spent += time.monotonic() - began
                 if not data:
                     raise ConnectionError(f"the answer ended at byte {self._position} of {self.size}")
             except GeobatchError:
@@ -111,6 +119,15 @@ class Stream(io.RawIOBase):
             return len(data)
         return 0
 
+    def _pace(self) -> None:
+        """Counts too few bytes in too much time as a break, which as many bytes in time forgive."""
+        if self._spent <= self._config.request_timeout:
+            return
+        got, self._spent, self._paced_at = self._position - self._paced_at, 0.0, self._position
+        if got < SPAN:
+            self._forgiven = SPAN
+            raise TimeoutError(f"{got} bytes came in {self._config.request_timeout:g} s (--store.request-timeout)")
+
     def _broke(self, error: Exception) -> None:
         if self._body is not None:
             self._body.close()
@@ -118,8 +135,8 @@ class Stream(io.RawIOBase):
         final = self._judge(error, self._uri)
         if final is not None:
             raise final from error
-        if self._position - self._failed_at >= _FORGIVEN:
-            self._failures = 0
+        if self._position - self._failed_at >= self._forgiven:
+            self._failures, self._forgiven = 0, _FORGIVEN
         self._failures, self._failed_at = self._failures + 1, self._position
         if self._failures >= self._config.attempts:
             raise self._alone(given_up(self._config, self._uri, error)) from error

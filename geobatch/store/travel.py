@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geobatch.errors import UserError
+from geobatch.store import Changed, Denied, NotFound, Store, StoreConfig, Unreadable, split
 from geobatch.store.fetch import remote_of
 from geobatch.walk import walked
 
@@ -31,13 +32,72 @@ class Mounted:
             UserError: this node does not see it.
         """
         if not Path(self.path).exists():
-            raise UserError(f"node {socket.gethostname()} does not see {self.path}; put it into a bucket (s3://…), or on a "
-                            "disk that all nodes mount at the same place")  # fmt: skip
+            raise UserError(_blind(self.path))
         return self.path
 
     def outline(self) -> str:
         """The path."""
         return self.path
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A value that a node may use which reads what the driver reads: a path alone proves nothing, each node may have its own.
+
+    Fields:
+        value: what arrives.
+        what: what it names, for the message.
+        store: reaches the objects.
+        objects: URIs that the driver has read just now; one of them is enough. None prove nothing, and nothing is asked.
+    """
+
+    value: Any
+    what: str
+    store: StoreConfig
+    objects: tuple[str, ...]
+
+    def here(self) -> Any:
+        """The value.
+
+        Raises:
+            UserError: this node does not see the disk, or its rights are not the driver's.
+        """
+        store, gone, denied = Store(self.store), list[str](), ""
+        for uri in self.objects:
+            try:
+                store.get(uri, 0, 1)
+            except NotFound:
+                gone.append(uri)
+            except Denied:
+                denied = uri
+            except (Changed, Unreadable):
+                return self.value  # it is there; what else is wrong with it, who reads it says
+            else:
+                return self.value
+        if denied:
+            raise UserError(
+                f"node {socket.gethostname()} may not read {denied}, which the driver reads; give the nodes the driver's rights"
+            )
+        if any(_elsewhere(uri, alone=len(gone) == 1) for uri in gone):
+            raise UserError(_blind(self.what))
+        return self.value
+
+    def outline(self) -> Any:
+        """The value."""
+        return self.value
+
+
+def _blind(path: str) -> str:
+    return (
+        f"node {socket.gethostname()} does not see {path}; put it into a bucket (s3://…), or on a disk that all nodes mount at "
+        "the same place"
+    )
+
+
+def _elsewhere(uri: str, *, alone: bool) -> bool:
+    """Whether a file that is not here lies on a disk that is not; a single one may have been deleted since."""
+    place = split(uri)
+    return place.bucket is None and not (alone and Path(place.key).parent.exists())
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Whether a cluster can train at all, asked before anything is prepared for it, and again by each worker as it starts.
 
 Two things go wrong on clusters and are found out late: workers that no node could ever hold wait for ever, and workers on
-other nodes write checkpoints to disks of their own. The first is laid out like the stages of a river. The second is tried: a
-file of a name that nobody else has is put where the checkpoints go, and every node looks for it; a path alone proves nothing,
-since each node may have one of its own.
+other nodes write checkpoints to disks of their own, or find nothing there to learn from. The first is laid out like the stages
+of a river. The second is tried: a file of a name that nobody else has is put where the checkpoints go, and beside the model,
+where what is learnt from lies, and every node looks for it; a path alone proves nothing, since each node may have one of its
+own. Checkpoints may lie in a bucket; what is learnt from is mapped into memory, off a disk.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Mark:
     def told(self, node: str) -> str:
         """What to do about a node that does not see it."""
         return (
-            f"node {node} does not see {self.folder}, where training keeps its checkpoints; put --output on a disk that all "
-            "nodes mount at the same place, or give --loop.storage s3://…"
+            f"node {node} does not see {self.folder}, where training keeps its files; put --output on a disk that all nodes "
+            "mount at the same place, and --loop.storage too if it is a folder"
         )
 
 
@@ -69,13 +70,14 @@ def ready(loop: Asks, output: Path, address: str | None) -> None:
     """Asks a cluster, before anything is prepared for training, whether it can train; nothing where none is joined.
 
     Raises:
-        UserError: the workers find no room, or a node does not see where the checkpoints go.
+        UserError: the workers find no room, or a node does not see where the checkpoints or the model go.
     """
     join_cluster(address)
     if ray.is_initialized():
         enough(loop)
-        with marked(loop.kept(output)):
-            pass
+        for folder in (str(output.parent.resolve()), loop.kept(output)):
+            with marked(folder):
+                pass
 
 
 def enough(loop: Asks) -> None:

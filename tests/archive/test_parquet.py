@@ -11,11 +11,14 @@ import pytest
 
 from geobatch.archive import parquet
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.plan import plan
 from geobatch.errors import UserError
+from geobatch.schema import LAYOUTS, PLACE
 from geobatch.store import Store, StoreConfig
 from tests.archive.reading import fates, put, rows, shards, slices
 from tests.archives import make
 from tests.conftest import S3Server
+from tests.sink.test_run import whole_run
 from tests.store.proxy import FaultyProxy
 
 STORE = Store()
@@ -51,6 +54,24 @@ def test_the_image_column_is_found_by_name_or_by_being_the_only_one() -> None:
         ([("image", pa.struct([("path", pa.string())]))], None),
     ):
         assert parquet.image_column(pa.schema(fields)) == column
+
+
+def test_geometries_are_no_images_and_tables_of_our_own_no_archives(tmp_path: Path) -> None:
+    geo = {b"geo": b'{"columns": {"shape": {"encoding": "WKB"}}}'}
+    shape, image, other = ("shape", pa.binary()), ("image", pa.binary()), ("other", pa.binary())
+    assert parquet.image_column(pa.schema([shape], metadata=geo)) is None
+    assert parquet.image_column(pa.schema([shape, image], metadata=geo)) == "image"
+    assert parquet.image_column(pa.schema([shape, other], metadata=geo)) == "other"
+    for torn in (b"{", b"[]", b"{}", b"1"):
+        assert parquet.image_column(pa.schema([shape], metadata={b"geo": torn})) == "shape"
+    for layout in (PLACE, *LAYOUTS.values()):
+        assert parquet.is_own(layout) and parquet.image_column(layout) is None
+    whole_run(tmp_path / "old", [("object", ["a", "b"]), ("object", ["c"])])
+    put(tmp_path, "images.parquet", make.parquet(VALUES))
+    [piece] = plan(STORE, ArchiveConfig(uri=str(tmp_path)))
+    assert {row["uri"].rpartition("/")[2] for row in piece.table.to_pylist()} == {"images.parquet"}
+    [note] = piece.notes
+    assert "old/places/000001-" in note and "its like are passed over" in note
 
 
 def test_parquet_without_images_is_skipped_below_a_prefix_and_refused_by_name(tmp_path: Path) -> None:

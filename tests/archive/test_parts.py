@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from geobatch.store import Object, Store
 from tests.archive.reading import fates, put, rows, shards
 from tests.archives import make
 from tests.conftest import S3Server
+from tests.sink.nights import night, rows_of
 
 STORE = Store()
 MEMBERS = [(f"{n:02}.jpg", bytes([n]) * 30_000) for n in range(12)]
@@ -145,13 +147,55 @@ def test_widened_letters_are_parts_and_a_gap_among_them_is_one() -> None:
         (["x.tar.01", "x.tar.02", "x.tar.04"], r"between .*x.tar.02 and .*x.tar.04"),
         (["x.tar.part2", "x.tar.part3"], r"x.tar.part2 is no first part of a tar; fetch those before it"),
         (["mp-16-images00", "mp-16-images01", "mp-16-images03"], r"between .*images01 and .*images03 are missing"),
+    ],
+)
+def test_what_is_not_whole_is_one_rejection_and_a_line(tmp_path: Path, names: list[str], said: str) -> None:
+    laid(tmp_path, *names)
+    put(tmp_path, "a.jpg", b"a")
+    config = ArchiveConfig(uri=str(tmp_path))
+    [piece] = plan(STORE, config)
+    [line] = piece.notes
+    assert re.search(said, line) and "--exclude" in line and "\n" not in line
+    assert fates(rows(STORE, config)) == {names[0]: "broken_archive", "a.jpg": None}
+    assert piece.listed == len(names) + 1
+
+
+@pytest.mark.parametrize("names", [["x.tar.00", "x.tar.02"], ["mp-16-images00", "mp-16-images01", "mp-16-images03"]])
+def test_one_that_is_not_whole_waits_for_its_parts(
+    tmp_path: Path, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "archive", tmp_path / "out"
+    folder.mkdir()
+    stem, every = names[0][:-1], [f"{names[0][:-1]}{n}" for n in range(int(names[-1][-1]) + 1)]
+    laid(folder, *every)
+    [missing] = {*every} - {*names}
+    data = (folder / missing).read_bytes()
+    (folder / missing).unlink()
+    put(folder, "a.jpg", b"a")
+    done, seen = night(folder, out)
+    assert done is not None and done["reasons"] == {"broken_archive": 1} and len(seen) == 1
+    assert night(folder, out) == (None, []) and capsys.readouterr().out.count("are missing; fetch them") == 2
+    put(folder, missing, data)
+    done, seen = night(folder, out)
+    assert done is not None and (done["rejected"], len(seen)) == (0, 12)
+    rejected = [name for name, row in rows_of(out).items() if row["reason"]]
+    assert not rejected and len(rows_of(out)) == 13 and night(folder, out) == (None, [])
+    (folder / missing).unlink()  # what the table has of the parts that are there stays
+    done, seen = night(folder, out)
+    assert done is not None and (done["vanished"], done["read"]) == (1, 0) and len(rows_of(out)) == 13
+    put(folder, f"{stem}0", (folder / f"{stem}0").read_bytes()[:-1] + b"x")
+    done, _ = night(folder, out)
+    assert done is not None and done["reasons"] == {"broken_archive": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
         (["x.tar", "x.tar.00", "x.tar.01"], r"x.tar and its parts from .*x.tar.00 on are the same images twice; .*--exclude"),
         (["mp-16-images.tar", "mp-16-images00", "mp-16-images01"], r"mp-16-images.tar and its parts"),
     ],
 )
-def test_what_is_not_whole_or_there_twice_is_refused_before_anything_starts(
-    tmp_path: Path, names: list[str], said: str
-) -> None:
+def test_what_is_there_twice_is_refused_before_anything_starts(tmp_path: Path, names: list[str], said: str) -> None:
     laid(tmp_path, *(name for name in names if not name.endswith(".tar")))
     laid(tmp_path, *(name for name in names if name.endswith(".tar")))
     with pytest.raises(UserError, match=said) as refused:

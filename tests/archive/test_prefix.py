@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.prefix import fate_of
+from geobatch.archive.source import Read
+from geobatch.pipeline.frozen import freeze
+from geobatch.sink import open_run
 from geobatch.store import Changed, Denied, NotFound, Store, StoreConfig, Unreadable, Withheld
 from tests.archive.reading import fates, put, rows, shards, slices
 from tests.archives import make
@@ -58,11 +62,57 @@ def test_one_unreadable_object_is_a_row_and_all_of_them_are_the_store(s3: S3Serv
     assert "SlowDown" in piece.table["detail"][1].as_py()
     proxy.faults.extend(["503"] * 6)
     with pytest.raises(Unreadable):
-        slices(store, shard, config)
+        slices(store, shard, config, None, None, False)
     proxy.check = lambda request: (403, "InvalidObjectState") if request.command == "GET" else None
     [piece] = slices(store, shard, config)  # an answer that is final is no fault of the store, however many get it
     assert piece.table["reason"].to_pylist() == ["unreadable"] * 3
     assert "restore it first" in piece.table["detail"][0].as_py()
+
+
+def test_neighbours_that_share_a_fate_are_rows_in_the_end_and_never_where_the_store_is_silent(
+    s3: S3Server, proxy: FaultyProxy
+) -> None:
+    base = f"s3://{s3.bucket()}/x"
+    for number in range(2):
+        Store(s3.config()).put(f"{base}/{number}.jpg", b"x")
+    config, reach = ArchiveConfig(uri=base), s3.config(endpoint=proxy.endpoint, attempts=2, backoff=0.001)
+    [shard] = shards(Store(reach), config)
+    for fault, kind in (("500", Withheld), ("cut", Withheld), ("403", Denied)):
+        proxy.spoiled = {r"^GET .*jpg$": fault}
+        with pytest.raises(kind):
+            slices(Store(reach), shard, config, None, None, False)
+        [piece] = slices(Store(reach), shard, config)
+        assert piece.table["reason"].to_pylist() == ["unreadable"] * 2
+    proxy.spoiled = {"": "500"}
+    with pytest.raises(Unreadable) as raised:
+        slices(Store(reach), shard, config)
+    assert not isinstance(raised.value, Withheld)
+
+
+def test_a_reader_leaves_out_what_it_cannot_read_and_asks_once_more(s3: S3Server, proxy: FaultyProxy, tmp_path: Path) -> None:
+    base, output = f"s3://{s3.bucket()}/x", str(tmp_path)
+    for number in range(12):
+        Store(s3.config()).put(f"{base}/{number:02}.jpg", b"x")
+    config, reach = ArchiveConfig(uri=base, shard_rows=2), s3.config(endpoint=proxy.endpoint, attempts=2, backoff=0.001)
+    run, _ = open_run(Store(), output, method="geotoken", fingerprint="f", archive={})
+    frozen = freeze(run, config, Store(), None, source=Store(reach))
+    assert frozen is not None
+    tasks = pa.concat_tables(run.remaining(frozen))
+
+    def read(fault: str, *bad: int, last: bool = False) -> dict[int, list[str | None]]:
+        """Each shard that comes, and the reasons of its rows."""
+        proxy.spoiled = {f"^GET .*({'|'.join(f'{number:02}' for number in bad)}).jpg$": fault} if bad else {}
+        return {piece.shard: piece.rows["reason"].to_pylist() for piece in Read(config, reach, StoreConfig(), last=last)(tasks)}
+
+    fine: list[str | None] = [None, None]
+    assert read("500", 0, 1, 2, 3, 6, 7) == {2: fine, 4: fine, 5: fine}
+    assert read("403", 0, 1, 2, 3, 6, 7, last=True) == {
+        shard: ["unreadable"] * 2 if shard in (0, 1, 3) else fine for shard in range(6)
+    }
+    with pytest.raises(Denied, match=r"grant it to these credentials"):
+        read("403", *range(4, 12))
+    with pytest.raises(Withheld):
+        read("cut", *range(6))
 
 
 def test_answers_and_their_reasons() -> None:

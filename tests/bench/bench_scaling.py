@@ -3,10 +3,12 @@
     Deal ──▶ Doze ──▶ Tally        the real river's hands, slices and retries; a slice sleeps NAP seconds in Doze
 
 What is asked is Ray's and the driver's own cost, so nothing here computes: a slot that sleeps takes no core, and a machine with
-two of them carries 64. Weak scaling: every slot gets the same number of slices, however many slots there are. Efficiency is
-ideal time over measured: the share of the time in which a slot sleeps, over the window in which all slots are there and each
-has work (from when the last actor has begun its first slice until the first has ended its last). Actors' starting is left out
-of it, and stands beside. The driver's share is its processor time over the slices.
+two of them carries 64. Weak scaling: each size has work for all of its slots; who gets how many is Ray's choice, so
+the least and the most of a slot stand beside. Efficiency is ideal time over measured, the share of the time in which a slot
+sleeps, twice: *steady*, over the window in which all slots are there and each has work (from when the last actor has begun its
+first slice until the first has ended its last), which leaves out what a night has once, and *whole*, from the first slice's
+beginning to the last one's end, in which actors' starting and the river's running empty count. The driver's share is its
+processor time over the slices.
 
 Each size runs in a process of its own, on a `ray.cluster_utils.Cluster` of its own: pretended nodes are real raylets with
 object stores of their own, so slices and results travel as they do between machines, less the network.
@@ -38,8 +40,9 @@ from geobatch.joining import SILENCE
 #: Seconds that a slice takes in the stage that is scaled; 128 photographs take a decoder and an encoder 2 to 5.
 NAP = 2.0
 
-#: Slices of every slot.
-ROUNDS = 6
+#: Slices of every slot at least, and for how many slots there is one more: those that came first must not have done all before
+#: the last is there, and actors start one after the other.
+ROUNDS, MORE = 6, 2
 
 #: (nodes, slots on each)
 NODES = [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)]
@@ -88,11 +91,12 @@ class Tally:
         return piece.rows.select(["began", "ended", "who"]).append_column("node", [[os.uname().nodename]])
 
 
-def trial(nodes: int, slots: int, nap: float = NAP, rounds: int = ROUNDS) -> dict[str, float]:
+def trial(nodes: int, slots: int, nap: float = NAP) -> dict[str, float]:
     """One size, here: efficiency, seconds of starting, and processor seconds of the driver and of Ray's own processes."""
     from ray.cluster_utils import Cluster
 
     count = nodes * slots
+    rounds = ROUNDS + count // MORE
     os.environ.update(SILENCE)
     # More at once than the cores start no faster, and all time out together.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
@@ -142,8 +146,11 @@ def _told(seen: pa.Table, samples: list[tuple[float, float, float]], count: int)
     at, driver, others = np.array(samples).T
     spent = [float(np.diff(np.interp([start, end], at, each))[0]) for each in (driver, others)]
     slices = sum(start < row["ended"] <= end for row in seen.to_pylist())
+    shares = seen["who"].value_counts().field("counts")
+    wall = pc.max(seen["ended"]).as_py() - pc.min(seen["began"]).as_py()
+    whole = pc.sum(pc.subtract(seen["ended"], seen["began"])).as_py() / (count * wall)
     return {"window": end - start, "slices": slices, "efficiency": slept / (count * (end - start)), "driver": spent[0],
-            "ray": spent[1]}  # fmt: skip
+            "ray": spent[1], "whole": whole, "least": pc.min(shares).as_py(), "most": pc.max(shares).as_py()}  # fmt: skip
 
 
 def _spent(processes: list[psutil.Process]) -> float:
@@ -180,7 +187,9 @@ def run() -> list[dict[str, Any]]:
         for nodes, slots, told in found:
             print(line(nodes, slots, told), flush=True)
         (_, _, least), (nodes, slots, most) = found[0], found[-1]
-        said = ", ".join(f"{a * b} {100 * each['efficiency']:.0f} %" for a, b, each in found)
+        said = ", ".join(
+            f"{a * b} {100 * each['efficiency']:.0f} % ({100 * each['whole']:.0f} % whole)" for a, b, each in found
+        )
         rows.append(
             {
                 "name": f"weak scaling over {what}, {nodes * slots} slots",
@@ -199,7 +208,8 @@ def line(nodes: int, slots: int, told: dict[str, float]) -> str:
     """A row of the table."""
     return (
         f"{nodes:3d} nodes × {slots:2d} slots: efficiency {100 * told['efficiency']:5.1f} % over {told['window']:5.1f} s, "
-        f"{told['slices']:.0f} slices; started after {told['starting']:5.1f} s; processor a slice: driver "
+        f"{told['slices']:.0f} slices, {told['least']:.0f} to {told['most']:.0f} a slot; {100 * told['whole']:5.1f} % whole, "
+        f"started after {told['starting']:5.1f} s; processor a slice: driver "
         f"{1000 * told['driver'] / told['slices']:5.1f} ms, Ray {1000 * told['ray'] / told['slices']:5.1f} ms"
     )
 

@@ -8,8 +8,9 @@ same images in the same order for the same steps in this process, and is judged 
     greedy     the likeliest token at each step
     oracle     the nearest of 30 draws: what the model knows, whatever selects
 
-`python -m tests.bench.bench_tokens [STEPS]` prints the table; few steps say little of what many would. Of each variant there is
-one training: intervals are over images, not over trainings, and say nothing of what another seed of the variant would get.
+`python -m tests.bench.bench_tokens [STEPS]` prints the table and a sentence on each variant; few steps say little of what many
+would. Of each variant there is one training: intervals are over images, not over trainings, and say nothing of what another
+seed of the variant would get.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from geobatch.benchmark.intervals import Bootstrap, paired_difference
+from geobatch.benchmark.intervals import Bootstrap, Difference, paired_difference
 from geobatch.benchmark.metrics import Figures, figures
 from geobatch.benchmark.world import World
 from geobatch.engine.gallery import load
@@ -140,7 +141,22 @@ def rows_of(steps: int) -> Iterator[dict[str, object]]:
                 f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] "
                 "(one training each: the interval is over images, not over trainings)"
             ),
+            "shows": sentence(name, difference, of["greedy"].median_km, of["oracle"].median_km) if km is not first else "",
         }
+
+
+def sentence(name: str, difference: Difference, greedy: float, oracle: float) -> str:
+    """What a variant shows beside the rival; of each, the median distance in km of its greedy answer and of its best draw."""
+    than = ("no surely other share than", "surely more than", "surely fewer than")[difference.sure]
+    lost = (
+        f"its best of 30 draws lies {greedy / oracle:.1f} times nearer than its greedy answer, which a better choice could win"
+        if oracle < greedy
+        else "none of its 30 draws is nearer than its greedy answer, so that no choice could win anything"
+    )
+    return (
+        f"{name} places {than} {RIVAL} within 200 km ({100 * difference.value:+.1f} points of {JUDGED} images); in the median "
+        f"{lost}"
+    )
 
 
 def _told(one: Figures) -> str:
@@ -150,3 +166,5 @@ def _told(one: Figures) -> str:
 if __name__ == "__main__":
     for each in rows_of(int(sys.argv[1]) if sys.argv[1:] else STEPS):
         print(f"{each['ratio']:8.2f} x  {each['name']}, against {each['rival']}: {each['measured']}", flush=True)
+        if each["shows"]:
+            print(f"            {each['shows']}", flush=True)

@@ -1,21 +1,23 @@
-"""Recipe: the truth files of the field's benchmarks in their true layouts, a few rows each, with names as their archives "
-"give them.
+"""Recipe: the truth files of the field's benchmarks in their true layouts, a few rows each, with names as their archives
+give them.
 
 - Im2GPS: `meta__im2gps_places365.csv` has the titles LON and LAT over each other's columns; result files are CRLF and end with
-a
-  blank line, a second header and a row of means.
+  a blank line, a second header and a row of means, which some have without that header.
 - Im2GPS3k and YFCC4k: `IMG_ID,AUTHOR,LAT,LON,…`, IMG_ID is the file's name.
 - OSV-5M: 31 columns, ids without an ending, images `NN/<id>.jpg` in zips.
 - MR40k: nothing is published; any CSV of `image_id, lat, lon`.
 - MP16-Pro: `IMG_ID` with slashes, members with underscores, words in quotes.
+- CVG-Text: `annotation/<City>/test.json`, a mapping of file names to texts; the places stand in the names.
+- GeoText-1652: a list of objects; buildings are the folders of their names, and no place is published (`geotext`).
 
-CVG-Text's places stand in its file names and GeoText-1652's buildings in its folders: `tests/archives/published_texts.py`.
+Their archives in miniature: `tests/archives/published_texts.py`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,11 +36,13 @@ class Layout:
         data: the bytes of its truth file.
         images: image_id in the archive -> the true place.
         note: what reading it says, if anything.
+        file: how it is called.
     """
 
     data: bytes
     images: dict[str, Place]
     note: str = ""
+    file: str = "truth.csv"
 
 
 def spread(count: int, seed: int) -> list[Place]:
@@ -75,6 +79,17 @@ def im2gps_results() -> Layout:
         _csv(header, rows, "\r\n") + summary,
         {f"/data/{n}@N00.jpg": place for n, place in enumerate(places)},
         "ends in another table of 2 lines, from 'street acc (1km)' on",
+    )
+
+
+def im2gps_means() -> Layout:
+    """The same whose row of means has lost its header."""
+    whole = im2gps_results()
+    head, _, means = whole.data.rpartition(b"\r\n\r\n")
+    return Layout(
+        head + b"\r\n\r\n" + means.partition(b"\r\n")[2],
+        whole.images,
+        "ends in 1 lines behind a blank one, from '0.1' on",
     )
 
 
@@ -125,4 +140,28 @@ def mp16_pro() -> Layout:
     return Layout(_csv(MP16_COLUMNS, rows), images)
 
 
-LAYOUTS = {made.__name__: made for made in (im2gps, im2gps_results, im2gps3k, yfcc4k, osv5m, mr40k, mp16_pro)}
+def cvg_text() -> Layout:
+    """A city's tiles, located by their texts."""
+    places = [(40.7 + n * 4e-4, -74.01 + n * 5e-4) for n in range(9)]
+    names = [f"{a:.7f},{b:.7f}_2019-05_AbC-_{n}_d193_z3.png" for n, (a, b) in enumerate(places)]
+    data = json.dumps({name: f"a text, {n}" for n, name in enumerate(names)}, indent=4).encode()
+    images = {
+        f"s3://b/annotation/NewYork/test.json#{name}": (round(a, 7), round(b, 7))
+        for name, (a, b) in zip(names, places, strict=True)
+    }
+    return Layout(data, images, file="test.json")
+
+
+def geotext() -> bytes:
+    """GeoText-1652's test split, which says no place."""
+    return json.dumps(
+        [
+            {"image_id": f"{n:04}/image-43.jpeg", "image": f"test/query(701)/{n:04}/image-43.jpeg", "caption": ["a", "b", "c"]}
+            for n in range(5)
+        ]
+    ).encode()
+
+
+LAYOUTS = {
+    made.__name__: made for made in (im2gps, im2gps_results, im2gps_means, im2gps3k, yfcc4k, osv5m, mr40k, mp16_pro, cvg_text)
+}

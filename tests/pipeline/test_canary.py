@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from geobatch.actors import Slice
 from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
-from geobatch.pipeline.canary import CHANCE, LEAST, LOST_KM, RATIO, Cage, Canary, judged, measured
+from geobatch.pipeline.canary import Cage, Canary
 from geobatch.pipeline.flow import computed
+from geobatch.pipeline.verdict import CHANCE, LEAST, LOST_KM, RATIO, judged, measured
 from geobatch.schema import REUSED
 from geobatch.sink import Run
 from geobatch.sink.rows import Stamp
@@ -143,10 +144,6 @@ def test_the_first_run_makes_the_record_and_the_next_is_held_to_it(
     lost = next(each for each in told["images"] if each["image_id"].endswith("/3.jpg"))
     assert lost["distance_km"] == pytest.approx(LOST_KM, abs=0.01) and lost["reason"] == "broken"
     assert worse.end({"shards": 1}) == {"canary": {name: value for name, value in told.items() if name != "images"}}
-    # An earlier driver of the same run has judged already.
-    again = Canary(cage, Store(), Store(), Store())
-    again.begin(a_run(tmp_path, 3, resumed=True), {})
-    assert again.tasks() == [] and again.enough() == worse.enough()
 
 
 def test_an_image_without_bytes_is_known_by_its_name(cage: Cage, tmp_path: Path) -> None:
@@ -176,7 +173,83 @@ def test_a_night_that_could_not_read_its_canary_makes_no_record(
     assert not (tmp_path / "out/canary").exists()
     flown(cage, a_run(tmp_path, 2), off=0.1)  # makes it
     found = flown(cage, a_run(tmp_path, 3), off=0.1, reject=(3, 4), reason="unreadable", read=False).found
-    assert found is not None and found["compared"] == 10 and found["ratio"] > 1
+    assert found is not None and (found["compared"], found["unread"]) == (8, 2)
+    assert (found["ratio"], found["median_km"]) == (1.0, pytest.approx(11.1, abs=0.1))  # they are no 20,015 km away
+
+
+@pytest.mark.parametrize(("lost", "median"), [(4, 11.1), (10, None)])
+def test_a_canary_that_cannot_be_read_judges_nobody(
+    cage: Cage, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: int, median: float | None
+) -> None:
+    flown(cage, a_run(tmp_path), off=0.1)
+    canary = flown(cage, a_run(tmp_path, 2), off=5.0, reject=tuple(range(lost)), reason="missing", read=False)
+    assert canary.enough() is None and canary.found is not None and not canary.found["worse"]
+    assert (canary.found["ratio"], canary.found["compared"], canary.found["unread"]) == (None, 10 - lost, lost)
+    assert median is None or canary.found["median_km"] > median  # of those that were read
+    assert f"warning: canary: {lost} of 10 images could not be read, too few are left" in capsys.readouterr().out
+    # Nor does a run's own record that was made the model's.
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/canary.json").write_bytes((tmp_path / "out/runs/000002/canary.json").read_bytes())
+    with pytest.raises(UserError, match=rf"the canary has {10 - lost} images in common"):
+        flown(cage, a_run(tmp_path, 3), off=0.1)
+
+
+def grow(tmp_path: Path, number: int) -> None:
+    (tmp_path / f"canary/{number}.jpg").write_bytes(b"bytes")
+    with (tmp_path / "truth.csv").open("a") as file:
+        file.write(f"{number}.jpg,{number},{2 * number}\n")
+
+
+def test_a_canary_that_grew_is_judged_by_what_its_record_knows(cage: Cage, tmp_path: Path) -> None:
+    first = flown(cage, a_run(tmp_path), off=0.1).found
+    grow(tmp_path, 10)
+    bad = flown(cage, a_run(tmp_path, 2), off=5.0)
+    assert first is not None and bad.found is not None and bad.enough() is not None, "a bad night made itself the record"
+    assert (bad.found["compared"], bad.found["record"]) == (10, first["record"])
+    assert len(list((tmp_path / "out/canary").iterdir())) == 1
+    good = flown(cage, a_run(tmp_path, 3), off=0.11).found
+    assert good is not None and good["ratio"] == pytest.approx(1.09, abs=0.01)
+    new = next(path for path in (tmp_path / "out/canary").iterdir() if str(path) not in first["record"])
+    kept = {Path(each["image_id"]).name: each["distance_km"] for each in json.loads(new.read_text())["images"]}
+    assert len(kept) == 11 and kept["3.jpg"] == pytest.approx(11.1, abs=0.1) and kept["10.jpg"] == pytest.approx(12.2, abs=0.1)
+    # From then on by all eleven; and by the ten after one is taken out, which have a record already.
+    assert (again := flown(cage, a_run(tmp_path, 4), off=0.1).found) is not None and again["compared"] == 11
+    (tmp_path / "canary/10.jpg").unlink()
+    assert (less := flown(cage, a_run(tmp_path, 5), off=0.1).found) is not None and less["record"] == first["record"]
+    # One that lost images is judged as well.
+    (tmp_path / "canary/9.jpg").unlink()
+    lost = flown(cage, a_run(tmp_path, 6), off=5.0).found
+    assert lost is not None and (lost["worse"], lost["compared"]) == (True, 9)
+
+
+def test_what_is_no_record_stands_in_nobodys_way(cage: Cage, tmp_path: Path) -> None:
+    (tmp_path / "out/canary").mkdir(parents=True)
+    (tmp_path / "out/canary/a.json").write_text("{")
+    flown(replace(cage, fingerprint="g"), a_run(tmp_path), off=0.1)
+    grow(tmp_path, 10)
+    found = flown(cage, a_run(tmp_path, 2), off=5.0).found
+    assert found is not None and found["ratio"] is None
+
+
+def test_another_driver_of_a_run_flies_it_again(cage: Cage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The machine may be another; what the first found stays told."""
+    flown(cage, a_run(tmp_path), off=0.1)
+    beside = replace(cage, stop=False)
+    first = flown(beside, a_run(tmp_path, 2), off=5.0)
+    resumed = a_run(tmp_path, 2, resumed=True)
+    nothing_left = Canary(beside, Store(), Store(), Store())
+    nothing_left.begin(resumed, {})
+    assert nothing_left.end({"shards": 3})["canary"]["worse"]
+    assert "before its canary" not in capsys.readouterr().out
+    second = flown(beside, resumed, off=0.1)
+    assert second.found is not None and not second.found["worse"] and first.found is not None
+    told = second.end({"shards": 3})["canary"]
+    assert told["worse"] and "an earlier driver's was worse: 10 images" in told["said"]  # its rows are in the table
+    assert [each["said"] for each in told["earlier"]] == [first.found["said"]] and "images" not in told["earlier"][0]
+    third = flown(cage, resumed, off=0.1)  # where a bad canary stops a run, the first left none
+    told = third.end({"shards": 3})["canary"]
+    assert third.enough() is None and not told["worse"] and [each["worse"] for each in told["earlier"]] == [True, False]
+    assert flown(cage, resumed, off=5.0).enough() is not None
 
 
 def test_who_may_stop_the_run_goes_alone_until_judged(cage: Cage, tmp_path: Path) -> None:
@@ -188,14 +261,6 @@ def test_who_may_stop_the_run_goes_alone_until_judged(cage: Cage, tmp_path: Path
     beside = Canary(replace(cage, stop=False), Store(), Store(), Store())
     beside.begin(a_run(tmp_path, 2), {})
     assert len(beside.leading(rest)) == 4
-
-
-def test_the_next_night_of_a_run_that_stays_open_judges_its_own_machine(cage: Cage, tmp_path: Path) -> None:
-    night = flown(cage, a_run(tmp_path), off=0.1)
-    assert night.end({"shards": 5, "left": "open"})["canary"]["worse"] is False
-    again = Canary(cage, Store(), Store(), Store())
-    again.begin(a_run(tmp_path, resumed=True), {})
-    assert len(again.tasks()) == 3
 
 
 def test_the_models_own_record_goes_first(cage: Cage, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.gate import Gate
 from geobatch.errors import UserError
 from geobatch.pipeline import flow as flowing
-from geobatch.pipeline.flow import Flow
+from geobatch.pipeline.flow import Flow, flow
 from geobatch.pipeline.frozen import Wanted
 from geobatch.pipeline.journal import Journal
 from geobatch.pipeline.watch import Onlooker, Watching
@@ -28,7 +28,9 @@ from geobatch.sink import Run, Stamp, Write, read
 from geobatch.sink.lease import Lease
 from geobatch.stage import Stage
 from geobatch.store import Store, StoreConfig
+from tests.conftest import S3Server
 from tests.sink.rows import located, piece
+from tests.store.proxy import FaultyProxy
 
 
 class Raises(Onlooker):
@@ -146,3 +148,19 @@ def test_what_something_is_wrong_with_takes_no_tables_place(tmp_path: Path, monk
     assert (bad["left"], bad["table"]) == ("abandoned", 1) and nights.made_by() == ["f"] * 6
     good = nights.night(6, fingerprint="g", relocate=True)
     assert good["run"] > bad["run"] and not good["resumed"] and good["read"] == 6 and nights.made_by() == ["g"] * 6
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (501, "NotImplemented")])
+def test_a_store_without_conditional_writes_is_refused_before_the_lease(
+    s3: S3Server, proxy: FaultyProxy, tmp_path: Path, status: int, code: str
+) -> None:
+    """The lease is such a write: of a store that says 412 to all of them it was asked for ever, 501 was a machine's fault."""
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    proxy.check = lambda request: (status, code) if request.headers.get("If-None-Match") else None
+    job = Flow(
+        archive=ArchiveConfig(uri=str(tmp_path)), output=f"s3://{s3.bucket()}/out", store=s3.config(endpoint=proxy.endpoint),
+        method="geotoken", fingerprint="f", river=[],
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"does not honour conditional writes; .*: use another store"):
+        flow(job)

@@ -66,3 +66,27 @@ def test_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--log .*none/log cannot be written \(No such file or directory\); name another file"):
         Journal(str(tmp_path / "none/log"))
+
+
+def test_a_night_is_worth_more_than_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal("/dev/full")  # a disk on which nothing has room
+    journal.begin(run_at(tmp_path), {"shards": 1})
+    for _ in range(3):
+        journal.slice(row_of(tmp_path, 0))
+    assert journal.enough() is None and journal.end({"read": 6}) == {}
+    journal.close()
+    said = [line for line in capsys.readouterr().out.splitlines() if "--log" in line]
+    (line,) = said
+    assert line.endswith("--log /dev/full cannot be written any more (No space left on device); the run goes on without a log")
+
+
+def test_what_a_full_disk_left_of_a_line_spoils_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text('{"event": "end"}\n{"event": "sl')
+    for _ in range(2):
+        journal = Journal(str(file))
+        journal.begin(run_at(tmp_path), {})
+        journal.close()
+    assert file.read_text().splitlines()[1] == '{"event": "sl'
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()[2:]] == ["begin", "begin"]
+    Journal("/dev/null").close()

@@ -9,8 +9,10 @@ import pytest
 
 from geobatch.errors import UserError
 from geobatch.pipeline.limits import LEAST, Budget, Rejections, too_many
-from geobatch.sink import Run
+from geobatch.sink import Run, begin
 from geobatch.store import Store
+from tests.sink.rows import manifest
+from tests.sink.test_run import opened
 
 
 class Purse:
@@ -74,9 +76,17 @@ def test_a_budget_without_a_price_is_refused_at_once_and_ends_in_order_later() -
         Budget(purse, 1.0).begin(new_run(), frozen(1))
 
 
-def watching(share: float, images: int, kind: str = "object") -> Rejections:
+def watching(share: float, images: int) -> Rejections:
     watch = Rejections(share)
-    watch.begin(new_run(), frozen(images, kind))
+    watch.begin(new_run(), frozen(images))
+    return watch
+
+
+def over(folder: Path, share: float, shards: list[tuple[str, list[str]]]) -> Rejections:
+    """Over a real plan, as `manifest` makes it."""
+    run = begin(opened(folder))
+    watch = Rejections(share)
+    watch.begin(run, run.freeze([manifest(shards)], {}))
     return watch
 
 
@@ -89,14 +99,17 @@ def test_a_run_stops_once_nothing_can_mend_it() -> None:
     assert watch.enough() == "rejected: 2,001 of 4,200 images (unreadable 2,000, broken 1)"
 
 
-@pytest.mark.parametrize(("images", "kind"), [(10_000_000, "object"), (1, "tar")])
-def test_far_too_many_of_the_first_thousand_are_enough(images: int, kind: str) -> None:
-    watch = watching(0.2, images, kind)
+@pytest.mark.parametrize("kind", ["object", "tar"])
+def test_far_too_many_of_the_first_thousand_are_enough(tmp_path: Path, kind: str) -> None:
+    def begun(folder: str) -> Rejections:
+        return watching(0.2, 10_000_000) if kind == "object" else over(tmp_path / folder, 0.2, [("tar", ["t.tar"])])
+
+    watch = begun("first")
     watch.slice(row(LEAST - 1, LEAST - 1))
     assert watch.enough() is None  # too few to say
     watch.slice(row(1, 1))
     assert watch.enough() is not None
-    moderate = watching(0.2, images, kind)
+    moderate = begun("second")
     for _ in range(100):
         moderate.slice(row(1000, 590))  # beyond the share, not by far: the end will judge
         assert moderate.enough() is None
@@ -130,6 +143,46 @@ def test_the_verdict_at_the_end(share: float, rejected: int, line: bool) -> None
     if found is not None:
         assert found.startswith(f"{rejected}.0% of 100 images were rejected, more than --max-rejected {share:g} (unreadable")
         assert "\n" not in found and found.count(",") >= 3 and "timeout" not in found
+
+
+def test_containers_that_cannot_be_read_are_a_share_of_their_own(tmp_path: Path) -> None:
+    """900 of 1,000 tars are denied: 0.09 % of the rows."""
+    shards = [("tar", [f"{n}.tar"]) for n in range(1000)]
+    watch = over(tmp_path, 0.05, shards)
+    for shard in range(100):
+        watch.slice(row(10_000, 10, "broken", shard))
+        assert watch.enough() is None
+    for shard in range(100, 150):
+        watch.slice(row(1, 1, shard=shard))
+        assert watch.enough() is None  # of 1,000, 50 may be
+    watch.slice(row(1, 1, shard=150))
+    assert watch.enough() == "rejected: 51 of 151 containers could not be opened or broke off (broken 1,000, unreadable 51)"
+    for shard in range(151, 1000):
+        watch.slice(row(1, 1, shard=shard))
+    account = {"read": 1_000_900, "rejected": 1_900, "reasons": {"broken": 1000, "unreadable": 900}}
+    account |= watch.end(account)
+    assert account["containers"] == {"planned": 1000, "unread": 900}
+    assert too_many(account, 0.9) is None and too_many(account, 1.0) is None
+    assert str(too_many(account, 0.05)).startswith(
+        "900 of 1,000 tars, zips and the like could not be opened or broke off, more than --max-rejected 0.05 (broken 1,000"
+    )
+
+
+def test_what_counts_as_a_container_that_could_not_be_read(tmp_path: Path) -> None:
+    zipped = [f"z.zip#{n}" for n in range(4)]
+    shards = [("object", ["a", "b"]), ("zip", zipped[:2]), ("zip", zipped[2:]), ("parquet", ["p.parquet"]), ("tar", ["t.tar"])]
+    watch = over(tmp_path, 0.0, shards)
+    watch.slice(row(2, 2, "unreadable", 0))  # loose images are none
+    watch.slice(row(2, 1, "broken_archive", 1))  # one member of a zip
+    watch.slice(row(9, 2, "too_large", 4))
+    assert watch.end({})["containers"] == {"planned": 3, "unread": 0}
+    watch.slice(row(2, 2, "unreadable", 2))
+    watch.slice(row(2, 2, "unreadable", 1))  # the same zip
+    watch.slice(row(9, 1, "broken_archive", 4))
+    watch.slice(row(9, 1, "broken_archive", 4))  # a slice that was done twice
+    assert watch.end({})["containers"] == {"planned": 3, "unread": 2}
+    assert watch.enough() is None  # a few are judged at the end
+    assert watching(0.5, 10).end({}) == {}
 
 
 def test_an_empty_run_rejected_nothing() -> None:

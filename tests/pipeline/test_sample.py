@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,12 +20,17 @@ from geobatch.actors import Hands
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import Planned
 from geobatch.errors import UserError
-from geobatch.pipeline.estimate import _aside, _images, lines, projected
+from geobatch.pipeline import estimate as estimating
+from geobatch.pipeline.account import Account
+from geobatch.pipeline.deadline import Deadline
+from geobatch.pipeline.estimate import _aside, _images, _machines, estimate, lines, projected
 from geobatch.pipeline.flow import Flow
+from geobatch.pipeline.frozen import expected
+from geobatch.pipeline.machines import Node
 from geobatch.pipeline.prices import Prices
 from geobatch.pipeline.sample import KEPT, Came, Clock, Listed, Sample, look, size_of
 from geobatch.schema import PLAN
-from geobatch.sink import begin, latest, open_run
+from geobatch.sink import Run, begin, latest, open_run
 from geobatch.sink.opening import unfinished_run
 from geobatch.store import Store, StoreConfig, join
 from tests.conftest import S3Server
@@ -165,6 +174,57 @@ def test_by_hand() -> None:
     assert lines({"new": True, "unfinished": "", "listed": 1, "skipped": 0, "known": 0, "complete": True, **unpriced}, "out")[
         -1
     ] == ("  cost: not known; name the price of z9 in a file of --prices")
+    silent = projected(found, clock, done, {}, Prices(own={"gpu": 1.5}))
+    assert (silent["usd"], silent["usd_at_best"], silent["usd_a_million"], silent["machines"]) == (None, None, None, {})
+    counts = {"new": True, "unfinished": "", "listed": 1, "skipped": 0, "known": 0, "complete": True}
+    assert lines({**counts, **silent}, "out")[-1] == (
+        "  cost: not known; the cluster does not say what nodes it has, look at its head"
+    )
+    early = lines({**counts, "ended": "deadline: 06:30 has come", **told}, "out")
+    assert early[3] == "  the sample was ended early, deadline: 06:30 has come" and len(early) == len(said) + 1
+
+
+def test_a_head_that_is_silent_costs_no_sample() -> None:
+    """Two GPU nodes for all of it, a CPU node for a tenth; then the head answers no more."""
+    there, now = {"a": "gpu", "b": "gpu"}, 0.0
+
+    def look() -> list[Node]:
+        if not there:
+            raise RuntimeError("the head is busy")
+        return [Node(node, (kind,)) for node, kind in there.items()]
+
+    prices = Prices(own={"gpu": 3.6, "cpu": 0.36})
+    account = Account(prices, look=look, clock=lambda: now, look_seconds=3600)
+    assert _machines(account, prices) == {"gpu": 2}
+    with tempfile.TemporaryDirectory() as folder:
+        account.begin(Run(store=Store(), output=folder, id="000001", record={}, resumed=False), {})
+        now = 900.0
+        account.sample()
+        there["c"] = "cpu"
+        account.sample()
+        now = 1000.0
+        account.sample()
+        there.clear()
+        account.close()
+    assert _machines(account, prices) == {"gpu": 2, "cpu": 1}
+    assert _machines(Account(prices, look=look), prices) == {}
+
+
+def test_what_bounds_the_run_bounds_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/a.jpg").write_bytes(b"a")
+    job = replace(job_at(str(tmp_path / "out"), StoreConfig()), archive=ArchiveConfig(uri=str(tmp_path / "archive")))
+
+    def flow(tried: Flow) -> dict[str, Any]:
+        return {"ended": next((reason for watch in tried.watches if (reason := watch.enough()) is not None), None)}
+
+    monkeypatch.setattr(estimating, "flow", flow)
+    past = datetime(2026, 11, 21, 6, 30, tzinfo=UTC)
+    told = estimate(job, expected(job.archive, Store(), None), Sample(), Prices(), lambda account: (Deadline(past),))
+    assert str(told["ended"]).startswith("deadline: ") and lines(told, "out")[-1] == (
+        f"  the sample was ended early, {told['ended']}"
+    )
+    assert estimate(job, expected(job.archive, Store(), None), Sample(), Prices())["ended"] is None
 
 
 def test_a_sample_without_an_image_gives_counts_and_one_line() -> None:

@@ -32,7 +32,7 @@ def test_one_stage_is_changed_and_the_others_stay() -> None:
     assert decode == Hands(stage=Decode, workers=32)
     assert (embed.gpus, embed.workers, embed.accelerator, embed.memory) == (0.5, 8, "L4", 6 << 30)
     assert embed.labels == {"market": "spot", "zone": "a"} and embed.resources == {"disk": 2.0}
-    assert embed.pool().each == {"CPU": 1.0, "GPU": 0.5, "memory": 6.0 * 2**30, "accelerator_type:L4": 0.001, "disk": 2.0}
+    assert embed.pool().each == {"CPU": 0.0, "GPU": 0.5, "memory": 6.0 * 2**30, "accelerator_type:L4": 0.001, "disk": 2.0}
     assert applied(RIVER, []) == RIVER
 
 

@@ -18,6 +18,7 @@ from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import RewardModel
 from geobatch.pipeline import train as job
+from geobatch.pipeline.align import GeoTokenAlign, align_encoder
 from geobatch.pipeline.train import GeoTokenTrain, _measured, _name, _network, _rewarded, _shared, _split, _training, train
 from geobatch.pipeline.trainees import Make, MakeReward, _who, part
 from geobatch.train.loop import Loop, Worker
@@ -26,7 +27,7 @@ from tests.methods.geotoken.test_arrays import tables
 
 
 def asked(**more: object) -> GeoTokenTrain:
-    return GeoTokenTrain(archive="a", output="o", encoder="e", gallery="g", **more)  # type: ignore[arg-type]
+    return GeoTokenTrain(**{"archive": "a", "output": "o", "encoder": "e", "gallery": "g", **more})  # type: ignore[arg-type]
 
 
 def gallery_of(views: dict[str, int]) -> Gallery:
@@ -148,3 +149,15 @@ def test_parts_of_layers_are_refused_before_anything_is_opened() -> None:
 def test_an_unknown_preset_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(UserError, match='"paper" or "small"'):
         train(asked(preset="large"))
+
+
+def test_a_model_is_no_object_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="a model is written to a folder, not to s3://models/a; copy it into the bucket"):
+        train(asked(output="s3://models/a"))
+    with pytest.raises(UserError, match="an encoder is written to a folder, not to s3://models/a; copy it into the bucket"):
+        align_encoder(GeoTokenAlign(archive="a", output="s3://models/a", preset="small"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="there is no encoder folder"):
+        train(asked(output=f"file://{tmp_path}/model"))
+    assert not list(tmp_path.iterdir())

@@ -17,24 +17,11 @@ import pytest
 from PIL import Image
 
 from geobatch.report.page import Page, Run, document
-from tests.report.browser import Browser, missing, required
+from tests.report.browser import Browser
+from tests.report.hands import change, clean, needs_browser, shown
 from tests.report.made import HARM, page
 
-needs_browser = pytest.mark.skipif(missing(), reason="PySide6-WebEngine is not installed: pages are not opened")
-
 COUNT = 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as opened:
-        try:
-            opened.run("1")
-        except RuntimeError as error:
-            if required():
-                raise
-            pytest.skip(f"{error}: libraries of the system that Chromium needs are not here")
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +38,6 @@ def opened(browser: Browser, written: Path) -> Iterator[Browser]:
     browser.open(written)
     yield browser
     clean(browser)
-
-
-def clean(browser: Browser) -> None:
-    assert browser.console() == []
-    assert browser.refused() == []
-    assert browser.run("window.harm") is None
-
-
-def shown(browser: Browser) -> str:
-    return str(browser.run("document.getElementById('count').textContent"))
-
-
-def change(browser: Browser, name: str, value: object) -> None:
-    """What a person does to a control: a new value and its event."""
-    browser.run(
-        f"(() => {{ const one = document.getElementById('{name}'); one.value = '{value}';"
-        f" one.dispatchEvent(new Event(one.tagName === 'SELECT' ? 'change' : 'input')); }})()"
-    )
 
 
 def colours(path: Path, box: tuple[int, int, int, int] | None = None) -> int:
@@ -180,7 +149,13 @@ def test_filters_change_the_counts(opened: Browser) -> None:
     far = int(np.sum(error <= 1))
     assert opened.run(f"{legend}[0].querySelector('span:last-child').textContent") == str(far)
     opened.run(f"{legend}[0].click()")
+    assert shown(opened) == f"{COUNT - far} of {COUNT}"
+    # Those without a place are a class of their own, left out and shown as the others are.
+    assert opened.run(f"{legend}.at(-1).textContent") == "not placed3"
+    opened.run(f"{legend}.at(-1).click()")
     assert shown(opened) == f"{COUNT - 3 - far} of {COUNT}"
+    opened.run(f"{legend}.at(-1).click()")
+    assert shown(opened) == f"{COUNT - far} of {COUNT}"
 
 
 @needs_browser
@@ -324,6 +299,49 @@ def test_what_is_counted_of_a_part_of_the_images_says_so(browser: Browser, tmp_p
 
 def with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)
+
+
+@needs_browser
+def test_an_image_without_a_picture_shows_its_name_and_address(opened: Browser) -> None:
+    """Among others that have one: on its card in the list, and beside the map once it is chosen."""
+    row = 20
+    images = page(COUNT).images
+    assert opened.run(f"Object.keys(pictures).length === 8 && !pictures[{row}]")
+    name, address = images["image_id"][row].as_py(), images["uri"][row].as_py()
+    change(opened, "name", name.rpartition("#")[2])
+    card = "document.querySelector('#list button')"
+    assert name.rpartition("#")[2] in opened.run(f"{card}.textContent")
+    assert opened.run(f"[{card}.querySelector('b').title, {card}.querySelector('img'), !!{card}.querySelector('.none')]") == [
+        name,
+        None,
+        True,
+    ]
+    opened.run(f"{card}.click()")
+    detail = "document.getElementById('detail')"
+    assert opened.run(f"[...{detail}.querySelectorAll('.uri')].map((one) => one.textContent)") == [name, address]
+    assert opened.run(f"{detail}.querySelector('h2').textContent") == name.rpartition("#")[2]
+    assert "it carries those of 8 images" in opened.run(f"{detail}.querySelector('.nopicture').textContent")
+    assert opened.run(f"{detail}.querySelector('img')") is None
+
+
+@needs_browser
+def test_warnings_and_missing_images_stand_beside_the_figures(browser: Browser, tmp_path: Path) -> None:
+    one = page(COUNT)
+    choices = [{"name": "chosen", "shares": {"1": 0.1, "25": 0.2}, "images": 1234}]
+    (tmp_path / "page.html").write_bytes(
+        document(replace(one, runs=[replace(one.runs[0], choices=choices, lacking=1174)], warnings=["of <b>another</b> table"]))
+    )
+    browser.open(tmp_path / "page.html")
+    assert browser.run("document.querySelector('#warnings .warning').textContent") == "of <b>another</b> table"
+    figures = browser.run("document.getElementById('figures').textContent")
+    assert "Missing counted: 1,174 images that the table lacks count as wrong in this table, not in the tiles" in figures
+    assert "within 25 km, of those in the table" in browser.run("document.getElementById('tiles').textContent")
+    clean(browser)
+    (tmp_path / "page.html").write_bytes(document(one))
+    browser.open(tmp_path / "page.html")
+    assert browser.run("document.querySelector('#warnings').children.length") == 0
+    assert "issing counted" not in browser.run("document.body.textContent.replace(/use strict[^]*/, '')")
+    clean(browser)
 
 
 @needs_browser

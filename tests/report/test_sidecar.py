@@ -92,12 +92,42 @@ def test_who_gets_none(tmp_path: Path) -> None:
         ("s3://b/in/a.tar#m/1.jpg", "a.tar/m/1.jpg.xmp"),
         ("s3://b/in/a.tar#../../../etc/passwd", "a.tar/%2E%2E/%2E%2E/%2E%2E/etc/passwd.xmp"),
         ("s3://b/in/a.tar#/etc/passwd", "a.tar/etc/passwd.xmp"),
-        ("s3://elsewhere/q/1.jpg", "1.jpg.xmp"),
+        ("s3://elsewhere/q/1.jpg", "elsewhere/q/1.jpg.xmp"),
+        ("s3://b/in2/1.jpg", "b/in2/1.jpg.xmp"),
+        ("file:///photos/q/1.jpg", "photos/q/1.jpg.xmp"),
         ("s3://b/in/é ☃:?.jpg", "é %E2%98%83%3A%3F.jpg.xmp"),
     ],
 )
 def test_where_a_sidecar_lies(tmp_path: Path, name: str, path: str) -> None:
     assert Sidecars(tmp_path, "s3://b/in").path(row(name)).relative_to(tmp_path).as_posix() == path
+
+
+def test_members_of_an_archive_of_one_file_lie_below_its_name(tmp_path: Path) -> None:
+    one = Sidecars(tmp_path, "s3://b/in/a.tar").path(row("s3://b/in/a.tar#m/1.jpg"))
+    assert one.relative_to(tmp_path).as_posix() == "a.tar/m/1.jpg.xmp"
+
+
+@pytest.mark.parametrize("root", ["s3://b/list.csv", "s3://another/archive", ""])
+def test_images_of_one_name_have_sidecars_of_their_own(tmp_path: Path, root: str) -> None:
+    """A manifest's images lie anywhere, and so do those of an output that two archives filled."""
+    writer = Sidecars(tmp_path, root)
+    writer.add([row("s3://b/x/1.jpg", latitude=1.0), row("s3://b/y/1.jpg", latitude=2.0), row("s3://c/y/1.jpg", latitude=3.0)])
+    written = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*.xmp")}
+    assert set(written) == {"b/x/1.jpg.xmp", "b/y/1.jpg.xmp", "c/y/1.jpg.xmp"} and writer.counts == {"written": 3}
+    assert all(f'"{number},0.000000N"'.encode() in written[name] for number, name in enumerate(sorted(written), 1))
+
+
+def test_a_second_image_never_takes_a_sidecar_from_the_first(tmp_path: Path) -> None:
+    rows = [row("s3://b/in/a.jpg", latitude=1.0), row("s3://b/in/a.png", latitude=2.0)]
+    for _ in range(2):  # of an earlier page they are replaced as ever
+        writer = Sidecars(tmp_path, "s3://b/in", "stem")
+        for one in rows:
+            writer.add([one])
+        assert writer.counts == {"written": 1, "shared": 1}
+        assert b'"1,0.000000N"' in (tmp_path / "a.xmp").read_bytes()
+    both = Sidecars(tmp_path, "s3://b/in")
+    both.add(rows)
+    assert both.counts == {"written": 2}
 
 
 def test_both_ways_of_naming(tmp_path: Path) -> None:

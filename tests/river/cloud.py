@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +20,35 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import ray
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE, FakeMultiNodeProvider
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.cluster_utils import Cluster
 
+from geobatch.spot import Telling
 from tests.conftest import free_port
-from tests.river.job import kill_tree
+from tests.river.job import ROOT, kill_tree
 
 #: The least that Ray takes.
 STORE = 80 << 20
+
+#: How EC2 says that it has none left.
+SOLD_OUT = "InsufficientInstanceCapacity"
+
+
+class Market(FakeMultiNodeProvider):
+    """Refuses node types whose `node_config` says that they are sold out."""
+
+    def create_node_with_resources_and_labels(self, node_config: dict[str, Any], *rest: Any) -> None:
+        """As Ray's own."""
+        if node_config.get("sold_out"):
+            raise NodeLaunchException(SOLD_OUT, "none left", None)
+        super().create_node_with_resources_and_labels(node_config, *rest)
+
+
+class SpotMarket(Telling, Market):
+    """With what `geobatch.spot.Spot` adds to Ray's provider of AWS."""
 
 
 @contextmanager
@@ -41,6 +62,9 @@ def autoscaled(folder: Path, types: Mapping[str, dict[str, Any]], workers: int, 
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_autoscaler_v2": "1",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        ),  # the autoscaler loads `SpotMarket`
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
@@ -70,7 +94,7 @@ def autoscaling(port: int, types: Mapping[str, dict[str, Any]], workers: int, id
     """What the autoscaler is told; all that `ray up` would fill in stands here empty."""
     provider = {
         "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "module": f"{__name__}.{SpotMarket.__name__}",
         "head_node_id": FAKE_HEAD_NODE_ID,
         "gcs_address": f"127.0.0.1:{port}",
         "launch_multiple": True,
@@ -98,11 +122,21 @@ def autoscaling(port: int, types: Mapping[str, dict[str, Any]], workers: int, id
 
 @contextmanager
 def nodes_of(count: int, cpus: int, **head: Any) -> Iterator[Cluster]:
-    """A head without CPUs and so many nodes, without an autoscaler; this process is its driver.
+    """A head without CPUs and so many nodes, without an autoscaler; this process is its driver, without tokens.
 
     A dead node is found out within 2 s: its raylet is asked every half second and refuses three times. One that is slow to
     answer has 15 s.
     """
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with _nodes(count, cpus, **head) as made:
+            yield made
+
+
+@contextmanager
+def _nodes(count: int, cpus: int, **head: Any) -> Iterator[Cluster]:
     checks = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     about = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, **head}
     made = Cluster(

@@ -25,7 +25,7 @@ from geobatch.methods.geotoken.train import Fit
 from geobatch.schema import GALLERY, empty_columns
 from geobatch.store import Store, StoreConfig
 from tests.conftest import S3Server
-from tests.river.job import Ended, run_job
+from tests.river.job import Ended, run_job, said
 
 CROPS, SINGLES = 600, 300
 
@@ -115,9 +115,22 @@ def bucket(s3: S3Server, tiny: Tiny) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def first(bucket: str, tiny: Tiny, s3: S3Server) -> Ended:
+def first_and_second(bucket: str, tiny: Tiny, s3: S3Server) -> tuple[Ended, list[Ended]]:
+    """The main job's undisturbed run over that archive into `s3://bucket/first`, and who came to it while it worked."""
+    given, store, came = arguments(bucket, "first", tiny, s3, workers=2), Store(s3.config()), list[Ended]()
+
+    def meanwhile(_: float) -> bool:
+        if not came and store.exists(f"s3://{bucket}/first/runs/000001/run.json"):
+            came.append(said(*given))
+        return False
+
+    return run_job(*given, kill_when=meanwhile), came
+
+
+@pytest.fixture(scope="session")
+def first(first_and_second: tuple[Ended, list[Ended]]) -> Ended:
     """The main job's undisturbed run over that archive into `s3://bucket/first`."""
-    return run_job(*arguments(bucket, "first", tiny, s3, workers=2))
+    return first_and_second[0]
 
 
 def arguments(bucket: str, output: str, tiny: Tiny, s3: S3Server, workers: int = 1) -> list[str]:

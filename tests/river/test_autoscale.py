@@ -1,5 +1,7 @@
 """Autoscaling for real, from a head alone: a run's demand brings nodes, they do its work, they go when nobody needs them.
 
+Of the nodes with GPUs one type is preferred and sold out, so the other has to come.
+
 up      seconds until the first node of each type was there
 done    seconds until the run's proof was written
 down    seconds from then until the head was alone again
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -30,9 +33,11 @@ from tests.sink.rows import located
 IDLE_S = 4.0
 IMAGES = 24
 
-TYPES = {
+GPU = {"resources": {"CPU": 1, "GPU": 1, "accelerator_type:L4": 1}, "labels": {"market": "spot"}, "max_workers": 1}
+TYPES: dict[str, dict[str, Any]] = {
     "cpu": {"resources": {"CPU": 2}, "max_workers": 1},
-    "gpu": {"resources": {"CPU": 1, "GPU": 1, "accelerator_type:L4": 1}, "labels": {"market": "spot"}, "max_workers": 1},
+    "gpu": GPU,
+    "best": {**GPU, "priority": 10, "node_config": {"sold_out": True}},
 }
 
 
@@ -99,7 +104,7 @@ def test_what_no_node_type_could_ever_hold_is_refused_before_a_node_is_brought(c
     assert "up to 1 gpu (CPU 1, GPU 1, accelerator_type:L4 1, market=spot)" in str(raised.value)
     assert not (tmp_path / "out").exists() or latest(Store(), str(tmp_path / "out")) is None
     assert not alive()
-    assert nodes.seen().total("GPU") == 1 and nodes.seen().total("CPU") == 3
+    assert nodes.seen().total("GPU") == 2 and nodes.seen().total("CPU") == 3
 
 
 @pytest.mark.torture

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
-import duckdb
-import duckdb_extension_spatial
 import geopandas
 import pyarrow as pa
 import pytest
 
 from geobatch.sink import latest, read
-from geobatch.sink.lease import Lease
 from geobatch.store import Store
 from tests.conftest import S3Server
 from tests.river.conftest import Tiny, arguments
 from tests.river.job import Ended, said
+from tests.sink.rows import spatial
 
 
 def places(bucket: str, output: str, s3: S3Server) -> pa.Table:
@@ -33,11 +32,8 @@ def _opens_elsewhere(bucket: str, s3: S3Server, folder: Path, done: dict[str, in
         (folder / uri.rsplit("/", 1)[-1]).write_bytes(store.get(uri))
     frame = geopandas.pd.concat([geopandas.read_parquet(path) for path in folder.iterdir()])
     assert len(frame) == done["read"] and frame.geometry.notna().sum() == done["placed"]
-    extension = next(Path(next(iter(duckdb_extension_spatial.__path__))).rglob("spatial.duckdb_extension"))
-    base = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    base.execute(f"LOAD '{extension}'")
     query = f"SELECT count(*), count(geometry), max(abs(ST_X(geometry) - longitude)) FROM '{folder}/*.parquet'"
-    assert base.execute(query).fetchone() == (done["read"], done["placed"], 0.0)
+    assert spatial().execute(query).fetchone() == (done["read"], done["placed"], 0.0)
 
 
 @pytest.mark.timeout(400)
@@ -58,9 +54,12 @@ def test_every_image_once_and_nothing_to_do_the_second_time(
     assert not Store(s3.config()).exists(f"s3://{bucket}/first/runs/000002/run.json")
 
 
-def test_two_at_once_one_works_and_the_other_says_who(bucket: str, tiny: Tiny, s3: S3Server) -> None:
-    with Lease(Store(s3.config()), f"s3://{bucket}/held", "last night's", renewal=0.5):
-        other = said(*arguments(bucket, "held", tiny, s3))
-    assert other.status == 2 and f"being worked on by process {os.getpid()}" in other.output, other.output
-    assert "last night's" in other.output and "Traceback" not in other.output
-    assert not Store(s3.config()).exists(f"s3://{bucket}/held/runs/000001/run.json")
+def test_two_at_once_one_works_and_the_other_says_who(
+    bucket: str, s3: S3Server, first_and_second: tuple[Ended, list[Ended]]
+) -> None:
+    ended, (other,) = first_and_second
+    assert ended.status == 0, ended.output
+    assert other.status == 2 and "Traceback" not in other.output, other.output
+    named = re.search(r"being worked on by process (\d+) on \S+, last heard of at ", other.output.splitlines()[-1])
+    assert named is not None and int(named[1]) != os.getpid()
+    assert not Store(s3.config()).exists(f"s3://{bucket}/first/runs/000002/run.json")

@@ -6,7 +6,6 @@ The quiet run says what must come out; each other one loses a node while it work
 from __future__ import annotations
 
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -45,15 +44,22 @@ class Doze:
         return located(names, table["uri"].to_pylist())
 
 
+class Look:
+    """Nothing but a stage."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table
+
+
+class Wait(Look):
+    """Another one."""
+
+
 @pytest.fixture(scope="module")
 def cluster(s3: S3Server) -> Iterator[Cluster]:
     """A head without CPUs and two nodes, which have the credentials of the S3 server from the environment that starts them."""
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with nodes_of(2, CPUS) as made:
-            yield made
+    with nodes_of(2, CPUS) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(archive: Path, output: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def run(archive: Path, output: Path, *river: Hands) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The account of a run and its rows by image, but for the run's own marks."""
     done = flow(
         Flow(
@@ -74,7 +80,7 @@ def run(archive: Path, output: Path) -> tuple[dict[str, Any], dict[str, dict[str
             store=StoreConfig(),
             method="geotoken",
             fingerprint="f",
-            river=[Hands(stage=Doze, workers=4)],
+            river=list(river) or [Hands(stage=Doze, workers=4)],
         )
     )
     table = latest(Store(), str(output))
@@ -88,6 +94,14 @@ def quiet(cluster: Cluster, archive: Path, tmp_path_factory: pytest.TempPathFact
     done, found = run(archive, tmp_path_factory.mktemp("quiet") / "out")
     assert done["placed"] == len(found) == IMAGES
     return found
+
+
+def test_large_actors_have_their_room_before_small_ones(cluster: Cluster, archive: Path, tmp_path: Path) -> None:
+    """In the river's order a reader and the first stage would take what the second of 3 CPUs needs, and it wait for ever."""
+    done, found = run(
+        archive, tmp_path / "out", Hands(stage=Look, cpus=1), Hands(stage=Wait, cpus=3), Hands(stage=Doze, cpus=3)
+    )
+    assert done["placed"] == len(found) == IMAGES
 
 
 def trial(

@@ -147,6 +147,28 @@ def test_a_user_s_mistake_is_no_reason_to_try_again(cluster: Standing, capfd: py
 
 
 @pytest.mark.torture
+def test_ray_s_own_command_submits_the_same_job(
+    cluster: Standing, command: Callable[..., list[str]], bucket: str, tiny: Tiny, s3: S3Server
+) -> None:
+    """With a variable that the driver would set as well; Ray knows 0 and 1 alone, the job's log says the rest."""
+
+    def by_hand(name: str, *job: str) -> subprocess.CompletedProcess[str]:
+        ray = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.dashboard]
+        own = ["--submission-id", name, "--runtime-env-json", '{"env_vars": {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}}']
+        return subprocess.run([*ray, *own, "--", *job], capture_output=True, text=True, timeout=500, check=False)
+
+    ran = by_hand("by-hand-1", *command("by_hand"))
+    assert ran.returncode == 0 and "Job 'by-hand-1' succeeded" in ran.stdout, ran.stdout[-3000:] + ran.stderr[-3000:]
+    table = read(f"s3://{bucket}/by_hand", store=s3.config())
+    assert sorted(table["image_id"].to_pylist()) == sorted(f"s3://{bucket}/archive/{name}" for name in tiny.names)
+    store = Store(s3.config())
+    lease = [json.loads(store.get(item.uri)) for page in store.objects(f"s3://{bucket}/by_hand/lease") for item in page]
+    assert lease[-1]["released"] and lease[-1]["who"] == "by-hand-1"
+    ran = by_hand("by-hand-2", *command("by_hand", "--max-cost", "no number"))
+    assert ran.returncode == 1 and "--max-cost" in ran.stdout and "Traceback" not in ran.stdout
+
+
+@pytest.mark.torture
 def test_faults_of_machines_are_tried_again_under_a_new_name(
     cluster: Standing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from geobatch.schema import LOCATED, PICTURE, empty_columns
 from geobatch.sink import Stamp, Write, begin, open_run, read
 from geobatch.sink.reuse import Reuse
 from geobatch.stage import Stage, rejected
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Store, StoreConfig, Withheld
 
 FIELDS = [field for field in PICTURE if field.name not in ("picture", "picture_width", "picture_height")]
 
@@ -55,6 +56,39 @@ class Place(Stage):
         return rejected(table, "decode", bad)
 
 
+class Refusing(Store):
+    """A store that lists all and refuses to give some objects: name without the folder -> bytes that it gives all the same."""
+
+    def __init__(self, config: StoreConfig, refused: Mapping[str, int]) -> None:
+        super().__init__(config)
+        self.refused = refused
+
+    def left(self, uri: str) -> int | None:
+        """Bytes that it gives; None: all."""
+        return self.refused.get(uri.rpartition("/")[2])
+
+    def get(self, uri: str, start: int | None = None, end: int | None = None, *, if_match: str | None = None) -> bytes:
+        if (left := self.left(uri)) is not None and (end is None or end > left):
+            raise Withheld(f"{uri} is archived")
+        return super().get(uri, start, end, if_match=if_match)
+
+    def stream(self, uri: str, start: int = 0, *, if_match: str | None = None) -> Any:
+        file = super().stream(uri, start, if_match=if_match)
+        left = self.left(uri)
+        return file if left is None else _Cut(file, left - start)
+
+
+class _Cut:
+    def __init__(self, file: Any, left: int) -> None:
+        self.file, self.left, self.close = file, left, file.close
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise Withheld("it is archived")
+        return bytes(self.file.read(size))
+
+
 def tar_of(members: dict[str, bytes]) -> bytes:
     """A tar with these members."""
     data = io.BytesIO()
@@ -72,6 +106,7 @@ def night(
     wanted: Wanted | None = Wanted(),  # noqa: B008  frozen
     stop_after: int | None = None,
     store: StoreConfig | None = None,
+    refused: Mapping[str, int] | None = None,
     **sizes: Any,
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """One run; its account (None: nothing to do) and the images that were computed.
@@ -82,6 +117,7 @@ def night(
         wanted: as a flow has it.
         stop_after: slices after which the run ends in order.
         store: how both are reached.
+        refused: objects that are listed and cannot be read, see `Refusing`.
         sizes: `shard_rows`, `shard_bytes` of the archive.
     """
     config, reach = ArchiveConfig(uri=str(archive), **sizes), store or StoreConfig()
@@ -94,7 +130,9 @@ def night(
     reuse = Reuse(run.output, run.at(), frozen["reuse"], reach) if frozen.get("reuse") else None
     slices = 0
     for task in run.remaining(frozen):
-        for piece in Read(config, reach, reach)(task):
+        reader = Read(config, reach, reach)
+        reader.store = Refusing(reach, refused or {})
+        for piece in reader(task):
             if slices == stop_after:
                 return run.finish(frozen, ended="told to"), place.seen
             rows = piece.rows if reuse is None else reuse(piece.rows)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+import duckdb
+import duckdb_extension_spatial
 import pyarrow as pa
 
 from geobatch.actors import Slice
@@ -69,3 +72,11 @@ def manifest(shards: list[tuple[str, list[str]]], etag: str = "e1") -> pa.Table:
 def piece(shard: int, rows: pa.Table, number: int = 0, last: bool = True, end: int = 0, skipped: int = 0) -> Slice:
     """A slice as it reaches `Write`."""
     return Slice(shard=shard, number=number, last=last, end=end, skipped=skipped, rows=rows, seconds=(("Read", 1.0),))
+
+
+def spatial() -> duckdb.DuckDBPyConnection:
+    """DuckDB with its spatial extension, which its package brings along."""
+    extension = next(Path(next(iter(duckdb_extension_spatial.__path__))).rglob("spatial.duckdb_extension"))
+    base = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    base.execute(f"LOAD '{extension}'")
+    return base

@@ -25,7 +25,7 @@ from geobatch.sink.compact import clear, compact
 from geobatch.sink.lease import Lease
 from geobatch.store import Store
 from tests.sink.nights import night
-from tests.sink.rows import located, manifest, piece
+from tests.sink.rows import located, manifest, piece, spatial
 from tests.sink.test_run import opened, whole_run, write
 
 TARGET, DAY = 60_000, timedelta(hours=24)
@@ -84,6 +84,9 @@ def test_a_part_is_geoparquet_with_the_bounds_of_its_rows(tmp_path: Path, monkey
     file = pq.ParquetFile(io.BytesIO(data))
     assert file.metadata.num_row_groups > 4 and file.schema_arrow.remove_metadata().equals(PLACE)
     assert "run" not in table.parts[0] and table.of_run("000002").parts == table.parts
+    query = "SELECT count(*), count(geometry), max(abs(ST_X(geometry) - longitude)), max(abs(ST_Y(geometry) - latitude)) FROM "
+    told = spatial().execute(f"{query}'{tmp_path / table.parts[0]['path']}'").fetchone()
+    assert told == (len(frame), int(frame.geometry.notna().sum()), 0.0, 0.0)
 
 
 def test_large_parts_are_read_by_row_groups_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Random histories of an archive, its runs and compactions, against a plain model of what the table must be.
 
-The model knows no parts, shards or lists: for each image the bytes that were located last, and whether the last complete
-listing missed its object.
+The model knows no parts, shards or lists: for each image the bytes that were located last and with which write of its object,
+and whether the last complete listing missed that. Objects are refused for some nights, wholly or behind some members.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ from tests.sink.nights import latitude_of, night, rows_of, tar_of
 #: Loose images, and tars with the members that they may have.
 LOOSE, TARS, MEMBERS = ("a.jpg", "b.jpg", "c.jpg", "d.jpg"), ("t.tar", "u.tar"), ("1.jpg", "2.jpg", "3.jpg")
 
+#: Bytes of a small member with its header; and what the model holds of an object that was refused.
+MEMBER, REFUSED = 1024, b"refused"
+
 contents = st.sampled_from([b"x", b"y", b"z", b"bad p", b"bad q"])
 step = st.one_of(
     st.tuples(st.just("write"), st.sampled_from(LOOSE), contents),
     st.tuples(st.just("write"), st.sampled_from(TARS), st.dictionaries(st.sampled_from(MEMBERS), contents)),
+    st.tuples(st.just("refuse"), st.sampled_from([*LOOSE, *TARS]), st.none() | st.integers(0, 2)),
     st.tuples(st.just("delete"), st.sampled_from([*LOOSE, *TARS]), st.none()),
     st.tuples(st.just("night"), st.sampled_from(["new", "all", "retry"]), st.none() | st.integers(0, 3)),
     st.tuples(st.just("compact"), st.sampled_from([1, 20_000, 1 << 30]), st.none()),
@@ -46,10 +50,12 @@ class Model:
         self.archive.mkdir()
         self.objects: dict[str, Any] = {}  # name -> bytes, or members
         self.writes = 0
-        self.rows: dict[str, tuple[str, bytes]] = {}  # image -> (object, bytes it was located by)
+        self.rows: dict[str, tuple[str, bytes, int]] = {}  # image -> (object, bytes it was located by, write of the object)
         self.done: dict[str, int] = {}  # object -> the write of it that the table holds wholly
         self.written: dict[str, int] = {}  # object -> its last write
         self.gone: set[str] = set()
+        self.refused: dict[str, int] = {}  # object -> members that can be read
+        self.partial: set[str] = set()  # objects that the table says were read in part
 
     def write(self, name: str, content: Any) -> None:
         self.objects[name], self.writes = content, self.writes + 1
@@ -57,6 +63,11 @@ class Model:
         path = self.archive / name
         path.write_bytes(tar_of(content) if isinstance(content, dict) else content)
         os.utime(path, ns=(self.writes * 10**9, self.writes * 10**9))  # two writes are two etags
+
+    def refuse(self, name: str, members: int | None) -> None:
+        self.refused.pop(name, None)
+        if members is not None:
+            self.refused[name] = members
 
     def delete(self, name: str) -> None:
         if self.objects.pop(name, None) is not None:
@@ -71,19 +82,24 @@ class Model:
         if not self.objects and not self.rows:
             return
         wanted = Wanted(everything=kind == "all", retry=frozenset({"broken"}) if kind == "retry" else None, emptied=True)
-        done, seen = night(self.archive, self.output, wanted, stop_after, shard_rows=2)
+        refused = self.refused if stop_after is None else {}
+        done, seen = night(
+            self.archive, self.output, wanted, stop_after, shard_rows=2, refused={n: MEMBER * k for n, k in refused.items()}
+        )
         before = rows_before = dict(self.rows)
         due = [name for name in sorted(self.objects) if self.due(name, kind)]
-        self.gone = {name for name, _ in before.values()} - set(self.objects)
+        self.gone = {name for name, *_ in before.values()} - set(self.objects)
         if done is None:
             assert not due
             return
         table = rows_of(self.output)
         if done["ended"] is None:
             for name in due:
-                self.rows = {image: row for image, row in self.rows.items() if row[0] != name}
-                self.rows |= {image: (name, data) for image, data in self.images(name).items()}
-                self.done[name] = self.written[name]
+                came = self.came(name, refused)
+                self.rows = {image: row for image, row in self.rows.items() if row[0] != name or self.stays(image, came)}
+                self.rows |= {image: (name, data, self.written[name]) for image, data in came.items() if image not in self.rows}
+                if name not in self.partial or REFUSED not in came.values():
+                    self.done[name] = self.written[name]
         else:  # some of what was due was done: nothing may be lost, and what is new must be right
             for name in due:
                 now = {image: row for image, row in table.items() if row["uri"].endswith("/" + name)}
@@ -97,8 +113,27 @@ class Model:
                     self.done[name] = self.written[name]
                 elif fresh:
                     self.done.pop(name, None)
-                self.rows |= {image: (name, self.images(name)[image]) for image in fresh}
-        self.counts(done, seen, kind)
+                self.rows |= {image: (name, self.images(name)[image], self.written[name]) for image in fresh}
+        self.partial = _partial(self.output)
+        assert self.partial.isdisjoint(self.done)
+        self.counts(done, seen, kind, len(rows_before))
+
+    def came(self, name: str, refused: dict[str, int]) -> dict[str, bytes]:
+        """What a night reads of an object; what it is refused is the object's own."""
+        images = self.images(name)
+        if name not in refused:
+            return images
+        some = list(images.items())[: refused[name]] if name in TARS else []
+        return {**dict(some), name: REFUSED}
+
+    def stays(self, image: str, came: dict[str, bytes]) -> bool:
+        """Whether the row of an object that is read again stays: what is refused takes no place of the same bytes away."""
+        name, data, write = self.rows[image]
+        if REFUSED not in came.values():
+            return False
+        if name in LOOSE:
+            return write == self.written[name] and not data.startswith((b"bad", REFUSED))
+        return image not in came and (write == self.written[name] or name in self.partial)
 
     def known_empty(self, name: str) -> bool:
         """Whether the table says that the object, as it is now, holds no image."""
@@ -107,11 +142,14 @@ class Model:
         return [found.uri, found.etag] in table.record["empty_sources"]
 
     def due(self, name: str, kind: str) -> bool:
-        rejected = any(data.startswith(b"bad") for image, (holder, data) in self.rows.items() if holder == name)
+        rejected = any(data.startswith(b"bad") for image, (holder, data, _) in self.rows.items() if holder == name)
         return kind == "all" or self.done.get(name) != self.written[name] or (kind == "retry" and rejected)
 
-    def counts(self, done: dict[str, Any], seen: list[str], kind: str) -> None:
-        assert done["read"] == done["placed"] + done["rejected"] == len(seen) + done["reused"]
+    def counts(self, done: dict[str, Any], seen: list[str], kind: str, before: int) -> None:
+        assert done["read"] == done["placed"] + done["rejected"]
+        # What is neither computed, refused, nor another's was read again with the bytes that it had.
+        kept = done["read"] - len(seen) - done["reused"] - done["reasons"].get("unreadable", 0)
+        assert kept == 0 if kind == "all" else 0 <= kept <= before
         assert kind != "all" or not done["reused"]
 
     def check(self) -> None:
@@ -122,13 +160,13 @@ class Model:
             return
         rows = rows_of(self.output)
         assert rows.keys() == self.rows.keys()
-        for image, (name, data) in self.rows.items():
-            row = rows[image]
-            assert (row["status"] == "rejected") == data.startswith(b"bad"), image
-            assert row["latitude"] == (None if data.startswith(b"bad") else latitude_of(data))
+        for image, (name, data, _) in self.rows.items():
+            row, bad = rows[image], data.startswith((b"bad", REFUSED))
+            assert row["reason"] == ("unreadable" if data == REFUSED else "broken" if bad else None), image
+            assert row["latitude"] == (None if bad else latitude_of(data))
             assert (row["deleted"] is not None) == (name in self.gone), image
         left = read(str(self.output), ["image_id"], deleted="leave out")
-        assert len(left) == sum(name not in self.gone for name, _ in self.rows.values())
+        assert len(left) == sum(name not in self.gone for name, *_ in self.rows.values())
 
 
 def _partial(output: Path) -> set[str]:
@@ -155,6 +193,8 @@ def play(steps: list[tuple[Any, ...]]) -> None:
                 model.write(first, second)
             elif what == "delete":
                 model.delete(first)
+            elif what == "refuse":
+                model.refuse(first, second)
             elif what == "night":
                 model.night(first, second)
             elif latest(Store(), str(model.output)) is not None:

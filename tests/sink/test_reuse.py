@@ -51,6 +51,19 @@ def test_copies_have_their_originals_place_and_their_own_name(tmp_path: Path) ->
     assert again["latitude"] == latitude_of(b"A")
 
 
+def test_what_was_located_itself_is_nobody_elses_when_it_is_read_again(tmp_path: Path) -> None:
+    archive, out = archive_of(tmp_path / "archive", {"a": b"A"}), tmp_path / "out"
+    members = {"copy.jpg": b"A", "1.jpg": b"1", "bad.jpg": b"bad"}
+    night(archive, out)
+    (archive / "t.tar").write_bytes(tar_of(members))
+    night(archive, out)
+    done, seen = night(archive, out, Wanted(retry=frozenset({"broken"})))
+    assert done is not None and (done["read"], done["reused"], len(seen)) == (3, 1, 1)
+    rows = rows_of(out)
+    assert rows["t.tar#1.jpg"]["reused_from"] is None and rows["t.tar#1.jpg"]["run"] == "000003"
+    assert rows["t.tar#copy.jpg"]["reused_from"] == rows["a.jpg"]["image_id"]
+
+
 def test_a_slice_of_copies_alone_and_the_order_of_rows(tmp_path: Path) -> None:
     images = {f"{n:02}": b"%d" % n for n in range(12)}
     archive, out = archive_of(tmp_path / "archive", images), tmp_path / "out"

@@ -18,7 +18,7 @@ from geobatch.geo.distance import haversine_km
 from geobatch.schema import PLACE, SAID
 from geobatch.sink.keys import Keys
 from geobatch.sink.rows import Stamp, as_written, parquet
-from tests.sink.rows import located
+from tests.sink.rows import located, spatial
 
 STAMP = Stamp(run="000001", method="geotoken", model="f1")
 
@@ -55,8 +55,6 @@ def test_metadata_validates_against_the_published_json_schema() -> None:
 
 
 def test_geopandas_and_duckdb_spatial_open_a_part(tmp_path: Path) -> None:
-    import duckdb
-    import duckdb_extension_spatial
     import geopandas
 
     names = [f"image {n}" for n in range(20)]
@@ -67,9 +65,7 @@ def test_geopandas_and_duckdb_spatial_open_a_part(tmp_path: Path) -> None:
     assert frame.crs.to_string() == "OGC:CRS84" and frame.geometry.isna().sum() == 1
     there = frame[frame.status == "placed"]
     assert np.allclose(there.geometry.y, there.latitude) and np.allclose(there.geometry.x, there.longitude)
-    found = sorted(Path(next(iter(duckdb_extension_spatial.__path__))).rglob("spatial.duckdb_extension"))
-    base = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    base.execute(f"LOAD '{found[0]}'")
+    base = spatial()
     kinds = base.execute(f"DESCRIBE SELECT geometry FROM '{path}'").fetchall()
     assert kinds[0][1].startswith("GEOMETRY")
     worst = base.execute(f"SELECT max(abs(ST_Y(geometry) - latitude)), count(geometry) FROM '{path}'").fetchone()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from geobatch.errors import MachineError, UserError
+from geobatch.errors import MachineError, Rejection, UserError
 from geobatch.sink import Run, Stamp, Write, begin, latest, open_run, read
+from geobatch.stage import rejected
 from geobatch.store import Store, StoreConfig
 from tests.sink.rows import located, manifest, piece
 
@@ -61,6 +62,15 @@ def test_a_run_from_beginning_to_proof(tmp_path: Path) -> None:
     assert table["status"].to_pylist() == ["placed", "rejected", "placed"]
     assert table["stage"].to_pylist() == [None, "decode", None]
     assert json.loads((tmp_path / "runs/000001/done.json").read_text())["table"] == 1
+
+
+def test_bytes_are_those_of_images_that_were_read(tmp_path: Path) -> None:
+    """Of what the reader rejected, too large or gone, nobody fetched the size that the listing says; a broken one was read."""
+    run = begin(opened(tmp_path))
+    run.freeze([manifest([("object", ["a", "bb", "ccc"])])], {})
+    rows = rejected(located(["a", "bb", "ccc"], dead={1}), "read", {2: Rejection("too_large", "3 bytes, more than 2")})
+    assert rows["size"].to_pylist() == [1, 2, 3]
+    assert write(run)(piece(0, rows)).to_pylist()[0]["bytes"] == 3
 
 
 def test_the_same_command_takes_up_the_run_and_finish_is_idempotent(tmp_path: Path) -> None:

@@ -74,9 +74,10 @@ print(planned, gone["vanished"], highest("VmHWM") - before, round(read - started
     [OBJECTS, pytest.param(TEN_MILLION, marks=[pytest.mark.torture, pytest.mark.timeout(7200)])],
 )
 def test_a_night_takes_so_much_memory_an_object(objects: int) -> None:
-    """Names, etags, parts and flags of what the table holds (30 bytes an object), the index of its bytes (16)."""
+    """Names, etags, parts and flags of what the table holds (30 bytes an object) and the index of its bytes (16), each of
+    which is for a moment there twice, in pieces and sorted, and the allocator keeps what lay between."""
     ran = subprocess.run([sys.executable, "-c", NIGHT, str(objects)], capture_output=True, text=True, timeout=7000, check=True)
     planned, vanished, mebibytes, read, listed = ran.stdout.split()
     print(f"a table of {objects:,} rows is held in {read} s, a listing of as many asked of it in {listed} s, {mebibytes} MiB")
     assert (int(planned), int(vanished)) == (0, objects // 1000)
-    assert int(mebibytes) < 150 + objects * 80 / 2**20
+    assert int(mebibytes) < 150 + objects * 100 / 2**20

@@ -10,15 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from geobatch.errors import MachineError, UserError
-from geobatch.store import Store, StoreConfig
+from geobatch.store import Store, StoreConfig, fetch
 from geobatch.store.fetch import LARGE, WEEK, Remote, absent, digest_of, folders, listed, remote_of
+from geobatch.store.verify import same_bytes
 from tests.conftest import S3Server
 from tests.store.proxy import FaultyProxy
 
@@ -149,6 +152,32 @@ def test_a_damaged_file_is_fetched_again_and_nothing_else(
     through = dataclasses.replace(one, store=s3.config(endpoint=proxy.endpoint))
     assert contents(through.here()) == FILES and not left_over(cache)
     assert len(bodies(proxy)) == 1 and "weights" in bodies(proxy)[0]
+
+
+def test_two_that_find_the_same_damage_both_get_it_mended(
+    uri: str, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the weekly look, which nobody waits for another to take."""
+    one = remote(store, uri)
+    path = Path(one.here()) / "deep/weights.bin"
+    stat, record = path.stat(), folders() / f"{one.digest}.json"
+    path.write_bytes(b"?" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "verified": time.time() - WEEK - 1}))
+    both, looks = threading.Barrier(2), list[bool]()
+
+    def same(*given: object) -> bool:
+        found = same_bytes(*given)  # type: ignore[arg-type]
+        if not found and len(looks) < 2:
+            looks.append(found)
+            both.wait(20)
+        return found
+
+    monkeypatch.setattr(fetch, "same_bytes", same)
+    with ThreadPoolExecutor(2) as pool:
+        for where in pool.map(lambda _: one.here(), range(2)):
+            assert contents(where) == FILES
+    assert len(looks) == 2 and not left_over(cache)
 
 
 def test_a_record_of_nonsense_or_none_counts_as_unfinished(uri: str, store: Store) -> None:

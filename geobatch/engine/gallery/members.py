@@ -9,6 +9,9 @@ from geobatch.engine.gallery.record import read_record
 from geobatch.engine.gallery.sharded import Part, check_cut, parts
 from geobatch.service import Service
 
+#: CPUs that a part asks for: more than a head that is not for work has, and little beside the stages that wait for it.
+CPUS = 0.5
+
 
 def members(gallery: str, shards: int, fingerprint: str | None = None) -> Service:
     """The gallery's parts as actors, by a name that says which rows they answer with.
@@ -19,6 +22,5 @@ def members(gallery: str, shards: int, fingerprint: str | None = None) -> Servic
     record = read_record(Path(gallery), fingerprint)
     check_cut(record, shards)
     threads = max(1, cores() // shards)
-    return Service(
-        f"gallery-{record['fingerprint'][:16]}-{shards}", Part, parts(gallery, shards, threads, record["fingerprint"])
-    )
+    name = f"gallery-{record['fingerprint'][:16]}-{shards}"
+    return Service(name, Part, parts(gallery, shards, threads, record["fingerprint"]), cpus=CPUS)

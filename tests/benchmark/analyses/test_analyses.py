@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -268,6 +269,30 @@ def test_spread_over_seeds() -> None:
     assert (at["radius_km"], at["flipping"]) == (25, pytest.approx(1 / 3))
     assert at["deviation_of_runs"] == pytest.approx(np.std([2 / 3, 1 / 3, 1 / 3], ddof=1))
     assert "--seeds" in str(seeds.analyse(case(true, true)))
+
+
+def test_the_spread_of_each_image_by_hand() -> None:
+    true = [PARIS] * 4
+    runs = {f"seed {n}": shifted(true, [0.0, 40.0 * n, 20.0 * n, np.nan]).T for n in (1, 2)}
+    made = case(
+        true,
+        [*true[:3], NOWHERE],
+        seeds={name: (run[0], run[1]) for name, run in runs.items()},
+        run_by_all=np.array([True, True, True, True]),
+    )
+    rows = seeds.by_image(made, ["a", "b", "c", "d"])
+    assert rows is not None and rows["image_id"].to_pylist() == ["a", "b", "c", "d"]
+    assert rows["placed"].to_pylist() == [3, 3, 3, 0] and set(rows["runs"].to_pylist()) == {3}
+    # 0, 40 and 80 km, or half as far: about the middle one. Of the pairs two are 20 km apart, and none 40.
+    assert rows["variance_km2"].to_pylist()[:3] == pytest.approx([0, 3200 / 3, 800 / 3], rel=1e-5, abs=1e-9)
+    assert rows["variance_km2"][3].as_py() is None and rows["agreed_25km"].to_pylist() == [1, 0, pytest.approx(2 / 3), 0]
+    figures = found(seeds.analyse(made)).figures
+    assert figures["variance_km2"]["value"] == pytest.approx((3200 + 800) / 9, rel=1e-5)
+    assert figures["variance_km2"]["low"] < figures["variance_km2"]["value"] < figures["variance_km2"]["high"]
+    assert figures["agreed_25km"]["value"] == pytest.approx(5 / 12)
+    fewer = seeds.by_image(replace(made, run_by_all=np.array([True, False, True, False])), ["a", "b", "c", "d"])
+    assert fewer is not None and fewer["image_id"].to_pylist() == ["a", "c"]
+    assert seeds.by_image(case(true, true), ["a"] * 4) is None
 
 
 def test_antipodes_have_a_spread() -> None:
