@@ -162,6 +162,15 @@ class Elsewhere(NamedTuple):
     """Images of the truth that it holds beside these."""
 
 
+class Rival(NamedTuple):
+    """How far from the truth another table places N judged images, for plots."""
+
+    km: Floats
+    """`(N,)`, NaN where it has no place."""
+    compared: NDArray[np.bool_]
+    """`(N,)` whether the image is compared: both tables hold it, or missing ones count as wrong."""
+
+
 def places_of(
     table: pa.Table, name: str, truth: Truth, image_ids: Sequence[str | None], true_rows: NDArray[np.intp]
 ) -> Elsewhere:

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geobatch.benchmark.against import PARTS, Comparison, compare, places_of, right
+from geobatch.benchmark.against import PARTS, Comparison, Rival, compare, places_of, right
 from geobatch.benchmark.analyses import ALL, Analysis, Case, analysed
 from geobatch.benchmark.analyses.case import Gallery
 from geobatch.benchmark.analyses.seeds import by_image
@@ -103,6 +103,7 @@ def evaluate(
     case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how, count_missing)
     findings, unmade = analysed(case, analyses)
     distances, held = case.distances, whole.held
+    against = _against(judged, truth, also, (where, guessed), how, count_missing)
     return Evaluation(
         truth=truth.name,
         images=len(judged.rows),
@@ -113,7 +114,7 @@ def evaluate(
         against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
         against_score=_against_score(distances, how),
         gap=_gap(distances, how),
-        against=_against(judged, truth, also, (where, guessed), how, count_missing),
+        against={name: one for name, (one, _) in against.items()},
         calibration=case.calibration,
         coverage=judged.coverages(how),
         chosen_by=judged.counts("chosen_by"),
@@ -125,6 +126,7 @@ def evaluate(
         spread=by_image(case, judged.names()),
         notes=truth.notes,
         distances=distances,
+        rivals={name: rival for name, (_, rival) in against.items()},
         rows=judged.rows,
         image_ids=judged.image_ids,
         latitude=judged.latitude,
@@ -203,7 +205,7 @@ def _read(places: Places, judged: Judged, also: Beside, where: Where | None, poo
 
 def _against(
     judged: Judged, truth: Truth, also: Beside, where: tuple[Where | None, Where | None], how: Bootstrap, count_missing: bool
-) -> dict[str, Comparison]:
+) -> dict[str, tuple[Comparison, Rival]]:
     """Over the images that both tables hold, or over all that are judged where missing ones count.
 
     Raises:
@@ -221,7 +223,7 @@ def _against(
             regions = (where[0].at(both), where[1].at(both), guessed.at(both))
         km = judged.distance(theirs.latitude, theirs.longitude)
         left_out = (int(np.sum(~both)), theirs.more)
-        out[name] = compare(judged.km[both], km[both], how, regions, left_out)
+        out[name] = compare(judged.km[both], km[both], how, regions, left_out), Rival(km, both)
     return out
 
 

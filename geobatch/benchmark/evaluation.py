@@ -42,7 +42,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geobatch.benchmark import published, sentences, telling
-from geobatch.benchmark.against import Comparison
+from geobatch.benchmark.against import Comparison, Rival
 from geobatch.benchmark.analyses.case import Finding
 from geobatch.benchmark.choices import ORACLE, SCORE
 from geobatch.benchmark.confidence import Coverage
@@ -115,6 +115,8 @@ class Evaluation:
     """Of each judged image, how far runs of other seeds place it apart (`analyses.seeds.by_image`); None without such runs."""
     distances: dict[str, Floats] = field(repr=False)
     """Kilometres from the truth `(images,)` by choice, NaN where it offers no place: what plots are drawn from."""
+    rivals: dict[str, Rival] = field(repr=False)
+    """Distances of the other tables, by name."""
     rows: NDArray[np.intp] = field(repr=False)
     """Row of the table of each judged image `(images,)`, -1 where it is missing there."""
     image_ids: list[str | None] = field(repr=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from matplotlib.image import imread
 
 from geobatch.benchmark import landcover
 from geobatch.benchmark.analyses import ALL, Analysis
+from geobatch.benchmark.choices import CHOSEN
 from geobatch.benchmark.evaluate import Beside, evaluate
 from geobatch.benchmark.evaluation import Evaluation
 from geobatch.benchmark.intervals import Bootstrap
@@ -39,9 +41,10 @@ from geobatch.methods.geotoken.config import Selection, Selector
 from geobatch.methods.geotoken.select import reselected
 from geobatch.pipeline.folder import CARD, beside, card, local_folder
 from geobatch.pipeline.report import Report, report
+from geobatch.pipeline.report_tables import names_of
 from geobatch.progress import say
 from geobatch.report.map import picture_of_run
-from geobatch.report.plots import picture_of_reliability
+from geobatch.report.plots import picture_of_comparison, picture_of_reliability
 from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig, join, split
 
@@ -61,8 +64,8 @@ class Evaluate:
     truth: str | None = None
     """CSV or Parquet of image_id, latitude, longitude, or CVG-Text's test.json; default: the images' own EXIF positions."""
     output: str | None = None
-    """Folder, here or in a bucket, for `evaluation.json`, `failed.csv`, `run.png`, `reliability.png` and with --seeds
-    `seeds.parquet`, the spread of each image; default: only print."""
+    """Folder, here or in a bucket, for `evaluation.json`, `failed.csv`, `run.png`, `reliability.png`, with --against
+    `against.png` and with --seeds `seeds.parquet`, the spread of each image; default: only print."""
     report: str | None = None
     """HTML file, here or in a bucket, for a page of the same places, truth, --against, gallery and figures, as report.py
     makes it."""
@@ -240,6 +243,8 @@ def _make(folder: Path, found: Evaluation, config: Evaluate) -> None:
         title=f"{found.images:,} images located",
         note=f"{config.places} against {found.truth}",
     )
+    if found.rivals:
+        _compare(folder / "against.png", found, config.places.rstrip("/"))
     if found.calibration:
         points = {
             f"within {one.km:,} km": (
@@ -250,3 +255,19 @@ def _make(folder: Path, found: Evaluation, config: Evaluate) -> None:
             for one in found.calibration
         }
         picture_of_reliability(folder / "reliability.png", points, f"{found.images:,} images: stated and true")
+
+
+def _compare(path: Path, found: Evaluation, places: str) -> None:
+    """The picture of ours and theirs over the images that are compared with every one of them; none where there is none."""
+    these = np.all([rival.compared for rival in found.rivals.values()], axis=0)
+    if not these.any():
+        say(f"no image is in all tables: {path.name} is not drawn; compare with one at a time")
+        return
+    every = [found.distances[CHOSEN], *(rival.km for rival in found.rivals.values())]
+    names = names_of([places, *found.rivals])
+    picture_of_comparison(
+        path,
+        dict(zip(names, (km[these] for km in every), strict=True)),
+        title=f"{these.sum():,} images, {len(every)} systems",
+        note=f"against {found.truth}",
+    )

@@ -166,7 +166,7 @@ def _page(config: Report, store: Store, tables: Sequence[Snapshot | Predicted], 
             "why": _why(first),
         }
     )
-    names = config.names or names_of(tables)
+    names = config.names or names_of([table.output for table in tables])
     runs, warnings = _runs(config, store, tables, read, names)
     judged = config.truth or ("the images' EXIF positions" if first.totals["judged"] else "no truth")
     title = config.title or f"{first.totals['images']:,} images located by {said_of(store, tables[0]).method}"

@@ -107,10 +107,10 @@ def last_part(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
 
 
-def names_of(tables: Sequence[Table]) -> list[str]:
+def names_of(outputs: Sequence[str]) -> list[str]:
     """Last parts of addresses, whole ones where they are the same."""
-    last = [last_part(table.output) for table in tables]
-    return last if len(set(last)) == len(last) else [f"{number}: {table.output}" for number, table in enumerate(tables, 1)]
+    last = [last_part(output) for output in outputs]
+    return last if len(set(last)) == len(last) else [f"{number}: {output}" for number, output in enumerate(outputs, 1)]
 
 
 def addressed(sample: pa.Table) -> pa.Table:

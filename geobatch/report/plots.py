@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 INK, FAINT, PAPER = "#1d2433", "#8a93a3", "#ffffff"
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 BOUND = "#6b7280"
+#: Letters of a name that find room in the table.
+NAME = 34
 NEAREST_KM, FARTHEST_KM = 0.5, 20_015.0
 
 
@@ -139,6 +141,27 @@ def picture_of_reliability(
     FigureCanvasAgg(figure)
     figure.text(0.04, 0.965, title, fontsize=13, weight="bold", color=INK, va="center")
     draw_reliability(figure.add_axes((0.12, 0.09, 0.84, 0.83)), points)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def picture_of_comparison(path: str | Path, distances: Mapping[str, ArrayLike], title: str = "", note: str = "") -> None:
+    """Writes the curves of several systems over the same images and their table as a PNG of 1600 pixels' width.
+
+    Args:
+        distances: kilometres `(N,)` between place and truth by system, NaN without a place; of names too long for the table
+            the end is shown.
+        title, note: one line each; the note is small and grey.
+    """
+    numbered = enumerate(distances.items(), 1)
+    shown = {name if len(name) <= NAME else f"{number}: …{name[5 - NAME :]}": km for number, (name, km) in numbered}
+    height = max(3.6, 1.3 + 0.35 * len(shown))
+    figure = Figure(figsize=(12.8, height), dpi=125, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    figure.text(0.025, 1 - 0.26 / height, title, fontsize=17, weight="bold", color=INK, va="center")
+    figure.text(0.025, 1 - 0.57 / height, note, fontsize=10.5, color=FAINT, va="center")
+    draw_curve(figure.add_axes((0.065, 0.55 / height, 0.43, 1 - 1.6 / height)), shown)
+    table = 0.33 * (len(shown) + 1.6)
+    draw_table(figure.add_axes((0.535, 1 - (0.95 + table) / height, 0.44, table / height)), shown)
     figure.savefig(path, metadata={"Software": None})
 
 

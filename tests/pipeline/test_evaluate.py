@@ -144,7 +144,7 @@ def test_figures_and_the_page_go_into_a_bucket(tmp_path: Path, s3: S3Server, mon
     document = json.loads(store.get(f"{bucket}/evaluation/evaluation.json"))
     assert (document["places"], document["table"], document["missing_counted"]) == (places, 1, False)
     listed = {one.uri.rpartition("/")[2] for page in store.objects(f"{bucket}/evaluation") for one in page}
-    assert listed == {"evaluation.json", "failed.csv", "run.png", "reliability.png"}
+    assert listed == {"evaluation.json", "failed.csv", "run.png", "against.png", "reliability.png"}
     (tmp_path / "page.html").write_bytes(store.get(f"{bucket}/page.html"))
     values = page(tmp_path / "page.html")[0]
     assert len(values["runs"]) == 2 and document["sentences"]["shares"] in json.dumps(values, ensure_ascii=False)

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from geobatch.report import plots
 from geobatch.report.plots import (
     FARTHEST_KM,
     NEAREST_KM,
@@ -18,6 +19,7 @@ from geobatch.report.plots import (
     draw_curve,
     draw_reliability,
     draw_table,
+    picture_of_comparison,
     picture_of_reliability,
     styles,
 )
@@ -83,3 +85,15 @@ def test_reliability_has_its_points_and_the_diagonal(tmp_path: Path) -> None:
     picture_of_reliability(tmp_path / "reliability.png", points, "2 images")
     assert imread(tmp_path / "reliability.png").shape[:2] == (825, 800)
     picture_of_reliability(tmp_path / "nothing.png", {})
+
+
+def test_systems_stand_in_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(plots, "draw_curve", lambda _, distances: seen.extend(distances))
+    long = "s3://a-bucket/with/a/long/way/down/to/located"
+    picture_of_comparison(
+        tmp_path / "two.png", {long: [0.5, 900.0], f"{long}s": [10.0, np.nan], "mine": [1.0, 2.0]}, "2 images"
+    )
+    assert imread(tmp_path / "two.png").shape[:2] == (450, 1600)
+    # Long names keep their ends and are never one.
+    assert seen == [f"1: …{long[-29:]}", f"2: …{long[-28:]}s", "mine"] and all(len(name) <= plots.NAME for name in seen)
