@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,27 @@ class Cloud:
         assert all(code in each for each in errors) if code else not errors, errors
 
 
+@pytest.fixture(scope="module")
+def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """`cluster.yaml` as `ray up` completes it, once: moto's EC2 takes seconds to come."""
+    folder = tmp_path_factory.mktemp("launcher")
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setattr(tempfile, "tempdir", str(folder))  # where the launcher keeps what it found out
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        yield _bootstrap_config(launcher(folder), no_config_cache=True)
+
+
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cloud]:
-    """`cluster.yaml`, spoiled as a test asks for it."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the launcher keeps what it found out
+def cloud(bootstrapped: dict[str, Any], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """A cluster without nodes, its settings spoiled as a test asks for it."""
     monkeypatch.setattr(autoscaler, "CloudResourceMonitor", autoscaler.CloudResourceMonitor)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with mock_aws():
-        config = launcher(tmp_path)
-        getattr(request, "param", dict)(config)
-        yield Cloud(_bootstrap_config(config, no_config_cache=True))
+    config = deepcopy(bootstrapped)
+    getattr(request, "param", dict)(config)
+    made = Cloud(config)
+    yield made
+    if left := made.provider.non_terminated_nodes({}):
+        made.provider.terminate_nodes(left)
 
 
 def launcher(folder: Path) -> dict[str, Any]:

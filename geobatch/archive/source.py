@@ -6,7 +6,9 @@ gate (`gate`), which says no once the run is to end.
 
 A shard of loose objects of which the store gives not one, though it answers, is left out: the pass goes on, and the next one,
 told that it is the last, asks again and makes rows of them. So a few neighbours that can never be read cost a pass and hold
-nobody up. `IN_A_ROW` such shards one behind the other are the fault of the store, or of this node's rights, and are raised.
+nobody up. `IN_A_ROW` such shards one behind the other are the fault of the store, or of this node's rights, and are raised. Of
+rights only where this reader has read nothing yet: what has been read proves them, and the rest may be a folder with a policy
+of its own, however large.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Read:
         self, archive: ArchiveConfig, store: StoreConfig, output: StoreConfig, gate: Service | None = None, last: bool = True
     ) -> None:
         self.archive, self.store, self.output, self.gate = archive, Store(store), Store(output), gate
-        self.last, self._left_out = last, 0
+        self.last, self._left_out, self._admitted = last, 0, False
 
     @staticmethod
     def services(gate: Service | None = None, **_: Any) -> list[Service]:
@@ -89,12 +91,15 @@ class Read:
         """The next slice; None after the last, and where the shard is left out."""
         try:
             piece = next(pieces, None)
-        except (Denied, Withheld):
+        except (Denied, Withheld) as error:
+            if self._admitted and not self.last and isinstance(error, Denied):
+                return None
             self._left_out += 1
             if self.last or self._left_out >= IN_A_ROW:
                 raise
             return None
         self._left_out = 0
+        self._admitted = self._admitted or (piece is not None and piece.table["bytes"].null_count < len(piece.table))
         return piece
 
     def _seen(self, parts: list[str]) -> set[str]:

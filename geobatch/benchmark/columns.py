@@ -7,9 +7,10 @@ module does (rows of too many or too few cells, numbers written oddly) is read a
 complaint with its row number, is the same for every file; a test compares both.
 
 Files that were written for people hold more than data: a header again where two files were joined; behind a blank line a second
-header and a row of means, or such rows alone; a last row that is called mean. Such lines are left out, and a note says so;
-anything else that is no number is refused. The few rows behind a blank line are a summary where each is called by a word for
-one, or by a number where no other row is (by a fraction where no other is); else they are images'.
+header and a row of means, or such rows alone; last rows that are called mean, std and the like, a mean among them. Such lines
+are left out, and a note says so; anything else that is no number is refused. The few rows behind a blank line are a summary
+where each is called by a word for one, or by a number where no other row is (by a fraction where no other is); else they are
+images'.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
@@ -41,9 +43,10 @@ _SUMMARY = 5
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?%?")
 _FRACTION = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?%?")
 _FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
-#: What the row of a summary is called, wherever a table ends, and behind a blank line.
+#: What the row of a summary is called, wherever a table ends, and behind a blank line; and its percentiles.
 _MEANS = {"mean", "average", "avg", "median", "total"}
 _SUMMARIES = _MEANS | {"sum", "std", "stdev", "summary", "overall", "all", "count", "min", "max"}
+_PERCENTILE = re.compile(r"\d+(\.\d+)?%")
 #: A blank line with few lines behind it, at a file's end, and how many bytes of that end are looked at.
 _ALONE, _END = re.compile(rb"(?:\n|\r(?!\n))[ \t]*(?:\r\n|\n|\r)(?:[^\r\n]++[\r\n]*+){1,5}\Z"), 1 << 16
 #: Bytes of a file's begin in which its titles are looked for, and of a block that is parsed at once.
@@ -129,12 +132,8 @@ def _data(header: list[str], rows: list[list[str]], name: str, image: int) -> tu
     if last >= 0 and 2 <= len(tail) <= _SUMMARY and _titles(tail[0]):
         notes.append(f"{name} ends in another table of {len(tail)} lines, from {tail[0][0].strip()[:40]!r} on; it is left out")
         rows, blank = rows[:last], blank[:last]
-    elif (
-        last >= 0
-        and len(tail) <= _SUMMARY
-        and _summaries(*([_cell(row, image) for row in some] for some in (tail, rows[:last])))
-    ):
-        called = _cell(tail[0], image)[:40]
+    elif last >= 0 and len(tail) <= _SUMMARY and _summaries(*(_cells(some, image) for some in (tail, rows[:last]))):
+        called = _cells(tail, image)[0][:40]
         notes.append(f"{name} ends in {len(tail)} lines behind a blank one, from {called!r} on, that are no image's; left out")
         rows, blank = rows[:last], blank[:last]
     rows = [row for row, empty in zip(rows, blank, strict=True) if not empty]
@@ -145,8 +144,8 @@ def _data(header: list[str], rows: list[list[str]], name: str, image: int) -> tu
     return once, tuple(notes)
 
 
-def _cell(row: list[str], at: int) -> str:
-    return row[at].strip() if at < len(row) else ""
+def _cells(rows: list[list[str]], at: int) -> list[str]:
+    return [row[at].strip() if at < len(row) else "" for row in rows]
 
 
 def _summaries(names: Sequence[str], others: Sequence[str]) -> bool:
@@ -266,11 +265,19 @@ def named(columns: Columns, name: str) -> tuple[NDArray[np.bool_], tuple[str, ..
     notes = list(columns.notes)
     if without:
         notes.append(f"{without} rows of {name} have no image id; they are left out")
-    last = columns.image_id[-1].as_py().strip() if len(there) > 1 else ""
-    if last.lower().rstrip(":") in _MEANS:
-        there[-1] = False
-        notes.append(f"the last row of {name} is called {last!r}, which no image is; it is left out")
+    if last := _summary(columns.image_id):
+        there[-last:], first = False, columns.image_id[-last].as_py().strip()
+        one = f"the last row of {name} is called {first!r}, which no image is; it is left out"
+        many = f"the last {last} rows of {name}, from {first!r} on, are called as no image is; they are left out"
+        notes.append(one if last == 1 else many)
     return there, tuple(notes)
+
+
+def _summary(image_id: pa.LargeStringArray) -> int:
+    """How many of the last rows, never all, are called by words for a summary, where one of these is a mean; else 0."""
+    words = (image_id[at].as_py().strip().lower().rstrip(":") for at in range(len(image_id) - 1, 0, -1))
+    found = list(takewhile(lambda word: word in _SUMMARIES or _PERCENTILE.fullmatch(word), words))
+    return len(found) if _MEANS.intersection(found) else 0
 
 
 def _floats(column: pa.Array) -> Floats:

@@ -102,30 +102,29 @@ def evaluate(
     where, guessed = _where(judged, also.regions)
     case = _case(judged, truth, also, (where, guessed), _read(whole, judged, also, where, pool_neighbours), how, count_missing)
     findings, unmade = analysed(case, analyses)
-    distances, held = case.distances, whole.held
     against = _against(judged, truth, also, (where, guessed), how, count_missing)
     return Evaluation(
         truth=truth.name,
         images=len(judged.rows),
-        **_counts(held, judged),
+        **_counts(whole.held, judged),
         missing_counted=count_missing,
-        choices={name: figures(distance, bootstrap=how) for name, distance in distances.items()},
+        choices={name: figures(distance, bootstrap=how) for name, distance in case.distances.items()},
         regions={} if where is None or guessed is None else _regions(where, guessed, how),
-        against_neighbour=_paired(judged.km, distances[NEIGHBOUR], how) if NEIGHBOUR in distances else {},
-        against_score=_against_score(distances, how),
-        gap=_gap(distances, how),
+        against_neighbour=_paired(judged.km, case.distances[NEIGHBOUR], how) if NEIGHBOUR in case.distances else {},
+        against_score=_against_score(case.distances, how),
+        gap=_gap(case.distances, how),
         against={name: one for name, (one, _) in against.items()},
         calibration=case.calibration,
         coverage=judged.coverages(how),
         chosen_by=judged.counts("chosen_by"),
         fallbacks=judged.counts("fallback"),
-        exif=_exif_figures(held, how),
+        exif=_exif_figures(whole.held, how),
         findings=findings,
         unmade=unmade,
         failed=judged.failed(),
         spread=by_image(case, judged.names()),
         notes=truth.notes,
-        distances=distances,
+        distances=case.distances,
         rivals={name: rival for name, (_, rival) in against.items()},
         rows=judged.rows,
         image_ids=judged.image_ids,

@@ -3,7 +3,7 @@
 One object holds both what is printed (`telling`) and, per image, what plots are drawn from. `as_dict` is `evaluation.json`:
 
     version                   2; raised when a key changes its meaning or goes
-    places, table             the address of what was judged, without a slash at its end; the version of a table, null of a file
+    places, table             the absolute URI of what was judged, no slash at its end; the version of a table, null of a file
     truth, images             where the truth is from; how many images were judged
     placed, rejected          rows of the whole table with a place, and without one by reason
     without_truth, missing    rows whose true place is not known; true places whose image the table does not hold

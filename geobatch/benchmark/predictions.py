@@ -3,7 +3,8 @@
 Columns are found by their titles as a truth's are (`titles`), but a predicted place goes before one that is merely called
 latitude and longitude, so that a file with both (`gt_lat, predicted_lat, …`) serves as prediction and as truth. An image whose
 coordinates are empty, or not on Earth, is one the system failed on; how many are not on Earth is noted. Exchanged columns are
-turned as a truth's are.
+turned as a truth's are, but only where a quarter of the latitudes pass 90 and no longitude does, not a twentieth: a model that
+fails on some images writes latitudes beyond 90, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from geobatch.benchmark.columns import from_csv, from_parquet, named, streamed
 from geobatch.benchmark.places import bare
-from geobatch.benchmark.titles import PREDICTIONS, turned
+from geobatch.benchmark.titles import PREDICTED_SHARE, PREDICTIONS, turned
 from geobatch.geo.point import valid
 from geobatch.store import NotFound, Store
 
@@ -44,7 +45,7 @@ def load_predictions(store: Store, uri: str) -> tuple[pa.Table, tuple[str, ...]]
     there, notes = named(columns, uri)
     north, east = columns.latitude[there], columns.longitude[there]
     said = ~(np.isnan(north) | np.isnan(east))
-    north, east, note = turned(north, east, said, uri)
+    north, east, note = turned(north, east, said, uri, PREDICTED_SHARE)
     placed = valid(north, east)
     if nowhere := int(np.sum(said & ~placed)):
         note = (*note, f"{nowhere} rows of {uri} have coordinates that are not on Earth; they count as failed")

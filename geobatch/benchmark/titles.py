@@ -5,7 +5,8 @@ both: each axis by itself would mix the place that a system predicted with the t
 predicted, goes before what is merely called latitude and longitude; where such a title is there and its like is missing, the
 bare ones may be the other place, and the table is refused.
 
-One published list has LAT and LON exchanged, which shows when many latitudes pass 90 and no longitude does (`turned`).
+One published list has LAT and LON exchanged, which shows when many latitudes pass 90 and no longitude does: a twentieth of a
+truth's, a quarter of predictions (`turned`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ IMAGE_NAMES = (
 _LATITUDES, _LONGITUDES = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
 _BARE = (_LATITUDES, _LONGITUDES)
 _AXIS = r"(lat|lon|lng|long)(itude)?(?![a-z])|^(lat|lon|lng)"
-#: Latitudes beyond 90 that no typing error explains: so many rows, and this share of them.
-_EXCHANGED_ROWS, _EXCHANGED_SHARE = 3, 0.05
+#: Latitudes beyond 90 that no typing error explains: so many rows at least, this share of a truth's, and this of predictions,
+#: where a model that fails writes some as well.
+_EXCHANGED_ROWS, TRUE_SHARE, PREDICTED_SHARE = 3, 0.05, 0.25
 
 
 class Wanted(NamedTuple):
@@ -101,14 +103,17 @@ def plain(title: str) -> str:
     return re.sub(r"[\s-]+", "_", title.strip().lower())
 
 
-def turned(latitude: Floats, longitude: Floats, known: NDArray[np.bool_], name: str) -> tuple[Floats, Floats, tuple[str, ...]]:
+def turned(
+    latitude: Floats, longitude: Floats, known: NDArray[np.bool_], name: str, share: float = TRUE_SHARE
+) -> tuple[Floats, Floats, tuple[str, ...]]:
     """Degrees `(N,)`, the other way round where their titles are exchanged, and a note that says so.
 
     Args:
         known: `(N,)` the rows that have both.
         name: of the file.
+        share: of latitudes beyond 90, three of them at least, that means exchanged titles where no longitude passes 90.
     """
-    if not _exchanged(latitude[known], longitude[known]):
+    if not _exchanged(latitude[known], longitude[known], share):
         return latitude, longitude, ()
     beyond = int(np.sum(np.abs(latitude[known]) > 90))
     note = (f"{name} has its latitudes and longitudes exchanged ({beyond} of {known.sum()} latitudes pass 90, no longitude "
@@ -116,8 +121,8 @@ def turned(latitude: Floats, longitude: Floats, known: NDArray[np.bool_], name: 
     return longitude, latitude, (note,)
 
 
-def _exchanged(latitude: Floats, longitude: Floats) -> bool:
+def _exchanged(latitude: Floats, longitude: Floats, share: float) -> bool:
     """Whether columns `(N,)` titled latitude and longitude, without NaN, can only be each other's."""
     beyond = (np.abs(latitude) > 90) & (np.abs(latitude) <= 180)
-    enough = beyond.sum() >= max(_EXCHANGED_ROWS, _EXCHANGED_SHARE * len(latitude))
+    enough = beyond.sum() >= max(_EXCHANGED_ROWS, share * len(latitude))
     return bool(enough and np.all(np.abs(latitude) <= 180) and np.all(np.abs(longitude) <= 90))

@@ -10,24 +10,26 @@ to end at 02:30 each night ends each night once.
 
 At the deadline the run reads and begins nothing more; what it has begun is finished (`drain`). It is over some minutes later,
 so a deadline lies that much before the moment when the machines must be free. One that comes while the archive is still listed
-ends the listing at its next page (`Hurried`), and nothing is begun.
+ends the listing at its next page, before the next thousand rows of a manifest are asked for or the next container is opened
+(`Hurried`), and nothing is begun.
 
 Whoever submits a command that may run twice makes its HH:MM a moment first (`dated`), or the second would mean tomorrow's.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from datetime import time as clock_time
 from zoneinfo import ZoneInfo
 
-from geobatch.errors import UserError
+from geobatch.errors import GeobatchError, UserError
 from geobatch.pipeline.watch import Onlooker
-from geobatch.store import Object, Store, StoreConfig
+from geobatch.store import Object, RangeFile, Store, StoreConfig, Stream
 
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -35,6 +37,9 @@ _FORMS = "give HH:MM, or a moment like 2026-11-22T06:30+01:00"
 
 #: A jump of clocks is shorter; what is longer moves the date line (Samoa left out a whole day).
 _LONGEST_JUMP = timedelta(hours=12)
+
+#: Objects of which the store is asked, one by one, between two questions whether it is enough.
+_ASKED = 1000
 
 
 class Deadline(Onlooker):
@@ -60,9 +65,12 @@ class Ended(Exception):
 class Hurried(Store):
     """A store whose listings end once a run has enough.
 
+    What lists is what a planner asks for: pages, the objects that a manifest names, containers that are opened. Each raises
+    `Ended` once there is enough.
+
     Args:
         config: how it is reached.
-        enough: see `geobatch.pipeline.watch.Watch`; asked before each page.
+        enough: see `geobatch.pipeline.watch.Watch`; asked before each page, each thousand objects, each container.
     """
 
     def __init__(self, config: StoreConfig, enough: Callable[[], str | None]) -> None:
@@ -70,15 +78,35 @@ class Hurried(Store):
         self.enough = enough
 
     def objects(self, prefix: str, after: str | None = None) -> Iterator[list[Object]]:
-        """See `Store`.
-
-        Raises:
-            Ended: there is enough.
-        """
+        """See `Store`."""
         for page in super().objects(prefix, after):
-            if (reason := self.enough()) is not None:
-                raise Ended(reason)
+            self._go_on()
             yield page
+
+    def head_many(self, uris: Iterable[str]) -> Iterator[Object | GeobatchError | None]:
+        """See `Store`."""
+
+        def asked() -> Iterator[str]:
+            for number, uri in enumerate(uris):
+                if number % _ASKED == 0:
+                    self._go_on()
+                yield uri
+
+        return super().head_many(asked())
+
+    def seekable(self, uri: str, size: int, *, if_match: str | None = None) -> io.BufferedReader[RangeFile]:
+        """See `Store`."""
+        self._go_on()
+        return super().seekable(uri, size, if_match=if_match)
+
+    def stream(self, uri: str, start: int = 0, *, if_match: str | None = None) -> io.BufferedReader[Stream]:
+        """See `Store`."""
+        self._go_on()
+        return super().stream(uri, start, if_match=if_match)
+
+    def _go_on(self) -> None:
+        if (reason := self.enough()) is not None:
+            raise Ended(reason)
 
 
 def moment(text: str, where: str | None = None, now: datetime | None = None) -> datetime:

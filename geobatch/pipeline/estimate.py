@@ -5,7 +5,7 @@ kind of container, go through the real river on the real cluster, into a folder 
 again; there, since rights may end at the output, and a bucket has nothing beside it. No reader of the output looks into it, and
 what a killed dry run left of one is removed by the first a day later. An output on this machine that is not there yet is not
 made for it: the folder lies in the nearest one above that is there. After `images` images the sample ends in order, as a
-deadline would end it; so do the run's own deadline and its budget.
+deadline would end it; so do the run's own deadline and its budget. A deadline ends the listing too: then nothing is sampled.
 
 Two rates come of it. *Measured*: images a second between the first slice and the last. It is too low for a short sample, in
 which pools are still growing and the river is half empty at both ends. *At best*: what the slowest stage could do if it never

@@ -122,7 +122,7 @@ def evaluate_places(config: Evaluate) -> Evaluation:
         bootstrap=Bootstrap(resamples=config.bootstrap),
         analyses=config.analyses,
     )
-    found = replace(found, benchmark=config.benchmark, places=config.places.rstrip("/"), table=version)
+    found = replace(found, benchmark=config.benchmark, places=split(config.places).uri.rstrip("/"), table=version)
     say(found.as_text())
     with TemporaryDirectory(prefix="geobatch-evaluation-") as made:
         if config.output is not None or config.report is not None:

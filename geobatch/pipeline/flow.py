@@ -136,9 +136,6 @@ def _held(job: Flow, store: Store, lease: Lease) -> dict[str, Any]:
         store, job.output, method=job.method, fingerprint=job.fingerprint, archive=archive, relocate=job.relocate, asked=asked
     )
     as_asked = run.record.get("asked", asked) == asked
-    if not as_asked and run.plan() is None:  # its driver died while it listed: nothing was decided yet
-        run.record["asked"], as_asked = asked, True
-        store.put(run.at("run.json"), json.dumps(run.record).encode())
     if run.resumed:
         say(f"taking up run {run.id} at {job.output}, started {run.record['started']}")
         if not as_asked:

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.names import member_globs, no_wider
 from geobatch.archive.plan import Planned, plan
-from geobatch.errors import UserError
 from geobatch.progress import Progress, say
 from geobatch.schema import LAYOUTS
 from geobatch.sink import Run, Snapshot, begin
@@ -95,8 +94,6 @@ def freeze(
         stream = _tables(run, archive, store, source or store, known, counts, progress)
         first = next(stream, None)
         if first is None and known is not None and not (counts.get("vanished") or counts.get("returned") or counts["empty"]):
-            if run.resumed:  # its driver died while it listed, and what it had met is gone
-                _abandon(run)
             return None
         begun = begin(run)
         run.record, run.resumed = begun.record, begun.resumed
@@ -104,19 +101,10 @@ def freeze(
             return theirs
         if first is not None and known is not None and known.index is not None:
             counts["reuse"] = known.index.write(store, run.at())
-        try:
-            frozen = run.freeze(chain([first] if first is not None else [], stream), counts)
-        except UserError:  # who mends their arguments would be told to finish this run first
-            _abandon(run)
-            raise
+        frozen = run.freeze(chain([first] if first is not None else [], stream), counts)
     if known is not None and known.marks:
         _tell(counts, known.held)
     return frozen
-
-
-def _abandon(run: Run) -> None:
-    """Nothing takes up a run that has no plan and never will."""
-    run.store.put_if_absent(run.at("abandoned.json"), b"{}")
 
 
 def expected(
@@ -179,17 +167,19 @@ def _folder(uri: str) -> tuple[str | None, str]:
 
 
 def _globs(archive: ArchiveConfig, table: Snapshot | None) -> dict[str, Any]:
-    """For the plan's record: by which globs the members of containers `below` are chosen `now`, and whether what the table
-    holds there was read by others (`differ`) or is to be read again since some take more now (`wider`).
+    """For the plan's record: by which globs the members of containers `below` are chosen `now`, and whether some that the table
+    holds there were chosen by others (`differ`) or are to be read again since some take more now (`wider`).
     """
     below, now = _below(archive), member_globs(archive)
-    said = table.record.get("globs", {}) if table is not None else {}
+    record = table.record if table is not None else {"globs": {}}
+    said = record.get("globs", {})
+    mixed = record.get("mixed", ()) if "globs" in record else (below,)  # nobody knows by which a table of before was made
     above = [where for where in said if below.startswith(where)]  # the nearest was read last
     then = [globs for where, globs in said.items() if where in sorted(above, key=len)[-1:] or where.startswith(below)]
     return {
         "below": below,
         "now": now,
-        "differ": any(globs != now for globs in then),
+        "differ": any(globs != now for globs in then) or any(below.startswith(one) or one.startswith(below) for one in mixed),
         "wider": any(not no_wider(now, globs) for globs in then),
     }
 

@@ -25,6 +25,7 @@ from geobatch.methods.ngcg import locate as ngcg
 from geobatch.pipeline.account import Account
 from geobatch.pipeline.account import tell as account_for
 from geobatch.pipeline.canary import Cage, Canary
+from geobatch.pipeline.deadline import Deadline, Ended, Hurried
 from geobatch.pipeline.entry import DONE, ENDED
 from geobatch.pipeline.estimate import estimate
 from geobatch.pipeline.estimate import tell as foretell
@@ -38,6 +39,7 @@ from geobatch.pipeline.night import Night, unspent
 from geobatch.pipeline.prices import Prices, load
 from geobatch.pipeline.reach import reached
 from geobatch.pipeline.sample import Sample
+from geobatch.pipeline.watch import Onlooker
 from geobatch.progress import say
 from geobatch.sink import latest
 from geobatch.store import Store, StoreConfig, StoreOverride, join
@@ -105,8 +107,9 @@ class GeolocateBucket(Night):
     log: str | None = None
     """File for one line of JSON a slice; - is standard error."""
     dry_run: bool = False
-    """Say what the run would take, out of a sample of it. Nothing of it stays at --output; it costs what its minutes cost, and
-    ends at --deadline and --max-cost."""
+    """Say what the run would take, out of a sample of it. Nothing of it stays at --output; it costs what its minutes cost.
+    --deadline and --max-cost end the sample early; a --deadline that comes while the archive is listed ends with status 4 and
+    no estimate."""
     sample: Sample = field(default_factory=Sample)
     """How much --dry-run looks at."""
     store: StoreConfig = field(default_factory=StoreConfig)
@@ -131,13 +134,7 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
         payable(prices, config.address)
     chosen, job = _job(config)
     if config.dry_run:
-        table = latest(Store(job.store), job.output)
-        if table is not None and config.relocate and table.record["fingerprint"] != job.fingerprint:
-            table = None
-        plans = expected(job.archive, Store(job.store), table, config.wanted(), Store(job.source))
-        told = estimate(job, plans, config.sample, prices, lambda account: config.bounds(account, ends, config.max_cost))
-        foretell(told, config.output)
-        return {**told, "status": DONE}
+        return _estimated(config, job, prices, ends)
     last: dict[str, Any] = {}
     status, usd = DONE, config.max_cost
     while True:
@@ -158,6 +155,22 @@ def geolocate(config: GeolocateBucket) -> dict[str, Any]:
             say("--max-cost is spent with that run; the same command goes on with what it did not hold")
             return {**last, "status": status or ENDED}
         job = replace(job, relocate=False)  # what is to be done anew is done
+
+
+def _estimated(config: GeolocateBucket, job: Flow, prices: Prices, ends: datetime | None) -> dict[str, Any]:
+    """What a dry run says, with its status."""
+    table = latest(Store(job.store), job.output)
+    if table is not None and config.relocate and table.record["fingerprint"] != job.fingerprint:
+        table = None
+    source = Hurried(job.source, (Onlooker() if ends is None else Deadline(ends)).enough)
+    plans = expected(job.archive, Store(job.store), table, config.wanted(), source)
+    try:
+        told = estimate(job, plans, config.sample, prices, lambda account: config.bounds(account, ends, config.max_cost))
+    except Ended as early:
+        say(f"dry run: ended while the archive was listed, {early}; give a later --deadline, or list less by --sample.listed")
+        return {"dry_run": True, "ended": str(early), "status": ENDED}
+    foretell(told, config.output)
+    return {**told, "status": DONE}
 
 
 def _job(config: GeolocateBucket) -> tuple[Chosen, Flow]:

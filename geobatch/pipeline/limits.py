@@ -147,6 +147,7 @@ class Containers:
         self._zips: set[int] = set()  # shards
         self._planned = 0
         self._met: set[int] = set()
+        self._gave: set[int] = set()  # zips
         self._unread: set[int] = set()
 
     def plan(self, run: Run, frozen: dict[str, Any]) -> None:
@@ -164,12 +165,15 @@ class Containers:
         self._planned = len(numbers)
 
     def add(self, shard: int, read: int, reasons: Mapping[str, int]) -> None:
-        """A slice. A zip's members fail one by one; it counts where all of a slice did."""
+        """A slice. A zip's members fail one by one; it counts as long as all of them did, over all of its slices."""
         if (container := self._number.get(shard)) is None:
             return
         self._met.add(container)
         lost = sum(reasons.get(reason, 0) for reason in UNREAD)
-        if lost and (lost == read or shard not in self._zips):
+        if shard in self._zips and lost < read:
+            self._gave.add(container)
+            self._unread.discard(container)
+        elif lost and container not in self._gave:
             self._unread.add(container)
 
     def enough(self, share: float) -> str | None:

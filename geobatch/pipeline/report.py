@@ -30,6 +30,7 @@ from geobatch.pipeline.report_rows import Asked, Read, Reading
 from geobatch.pipeline.report_tables import Predicted, addressed, finished, names_of, said_of, table_of
 from geobatch.pipeline.thumbnails import Wanted, thumbnails
 from geobatch.progress import say
+from geobatch.report.choice import CONFIDENCE
 from geobatch.report.coast import outlines
 from geobatch.report.features import CSV, GeoJSON
 from geobatch.report.fit import fitted
@@ -53,7 +54,8 @@ class Report:
     output: str | None = None
     """HTML file to write, on this machine or in a bucket."""
     truth: str | None = None
-    """CSV or Parquet of image_id, latitude, longitude; default: the images' own EXIF positions, where they have any."""
+    """CSV or Parquet of image_id, latitude, longitude; default: the EXIF positions of the images of --places, where that is a
+    table and they have any."""
     evaluation: tuple[str, ...] = ()
     """The evaluation.json of evaluate.py for --places, then for each of --compare: its figures and findings go on the page."""
     compare: tuple[str, ...] = ()
@@ -112,8 +114,7 @@ def report(config: Report) -> None:
         _tell(asked.sidecars)
     if config.output is None:
         return
-    judging = reading.judging(tables[0], tables[1:])
-    others = [judging.other(table, first.rows, tables[0]) for table in tables[1:]]
+    others = [reading.other(table, tables[0], first) for table in tables[1:]]
     made, note = _page(config, store, tables, [first, *others])
     page, data = fitted(made, PAGE_BYTES, lambda page: _sample(page, first, note))
     store.put(config.output, data)
@@ -240,20 +241,18 @@ def _detail(row: dict[str, Any]) -> dict[str, Any]:
 def _sample(page: Page, read: Read, note: str) -> str:
     """Which images a page shows, which have pictures, and why others have none."""
     there, total, pictures = len(page.images), read.totals["images"], len(page.pictures)
-    ends = "farthest from the truth and the nearest" if read.totals["judged"] else "least and the most confident"
+    ends = "the farthest from the truth and the nearest, " if read.totals["judged"] else "the least and the most confident, "
+    if not read.totals["judged"] and not pc.any(pc.is_valid(read.rows[CONFIDENCE])).as_py():
+        ends = ""
     words = f"All {total:,} images are here."
     if there < total:
         words = (
-            f"{there:,} of {total:,} images are here: the {ends}, rejected ones, and a draw of the rest. Tables, tiles and the "
+            f"{there:,} of {total:,} images are here: {ends}rejected ones, and a draw of the rest. Tables, tiles and the "
             "curve are of all; what is filtered, set against stated probabilities or counted between runs is of those here."
         )
     if pictures:
-        words += f" {pictures:,} have a picture: the {ends}, and a draw."
-    return (
-        f"{words} No more {note}."
-        if note and pictures
-        else f"{words} {note[:1].upper()}{note[1:]}{'.' if note else ''}".strip()
-    )
+        words += f" {pictures:,} have a picture: {ends and f'{ends}and '}a draw."
+    return f"{words} {note[:1].upper()}{note[1:]}." if note else words
 
 
 def _local(path: str) -> Path:

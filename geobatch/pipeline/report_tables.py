@@ -10,23 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geobatch.benchmark.named import rows_of
+from geobatch.benchmark.named import mark_of, rows_of
+from geobatch.benchmark.names import Names
 from geobatch.benchmark.places import Places
 from geobatch.benchmark.predictions import is_file, load_predictions
-from geobatch.benchmark.truth import Truth, truth_of
+from geobatch.benchmark.truth import Truth
 from geobatch.errors import UserError
 from geobatch.pipeline.report_records import Said, account_of
 from geobatch.progress import say
 from geobatch.schema import PLACE, empty_columns
 from geobatch.sink import Snapshot, latest
 from geobatch.store import Store
+
+Rows = NDArray[np.intp]
 
 
 class Table(Protocol):
@@ -119,31 +122,63 @@ def addressed(sample: pa.Table) -> pa.Table:
     return sample.filter(there)
 
 
-def known_by(image_ids: Sequence[str], name: str) -> Truth:
-    """Names that other tables' images are found by (`rows_of`) as those of a truth are, row for row; they are distinct."""
-    nowhere = np.zeros(len(image_ids))
-    return truth_of(image_ids, nowhere, nowhere, name)
+class Named(NamedTuple):
+    """The images of a table.
+
+    Fields:
+        ids: `(N,)` distinct names.
+        rows: `(N,)` of the truth, -1 where there is none.
+        file: the table's address where it is a file, whose names may be shorter than others'.
+    """
+
+    ids: list[str]
+    rows: Rows
+    file: str | None = None
 
 
-def rows_for(images: pa.Array, part: pa.Table, table: Table, page: Truth | None) -> NDArray[np.intp]:
-    """Rows `(P,)` of a part that hold the page's images, -1 where it has none.
+def paired(ours: Named, theirs: Named) -> Rows:
+    """Rows `(N,)` of theirs that hold our images, -1 where none does.
 
-    Args:
-        images: the page's names, `(P,)`.
-        part: of `table`, with its image_id.
-        page: the same names where they are a file's (`known_by`), so that longer ones are found by them.
+    By a truth an image is the one of the same name, else the one of the same row and the same text of it, as an evaluation has
+    it. Others, and all without a truth, are those that a file's names fit as a truth's do, unless the truth tells them apart.
 
     Raises:
         UserError: a file's name fits several images.
     """
-    if isinstance(table, Predicted):
-        return rows_of(known_by(part["image_id"].to_pylist(), table.output), images.to_pylist())
-    if page is None:
-        at = pc.index_in(images, value_set=part["image_id"].combine_chunks())
-        return pc.fill_null(at, -1).to_numpy(zero_copy_only=False).astype(np.intp)
-    found, rows = rows_of(page, part["image_id"].to_pylist()), np.full(len(images), -1, np.intp)
-    rows[found[found >= 0]] = np.flatnonzero(found >= 0)
-    return rows
+    pairs = np.full(len(ours.ids), -1, np.intp)
+    if np.any(theirs.rows >= 0):
+        _join(pairs, ours.ids, theirs.ids)
+        _join(pairs, _texts(ours), _texts(theirs))
+    their, our = _fitting(theirs, np.setdiff1d(np.arange(len(theirs.ids)), pairs), ours, np.flatnonzero(pairs < 0))
+    pairs[our] = their
+    our, their = _fitting(ours, np.flatnonzero(pairs < 0), theirs, np.setdiff1d(np.arange(len(theirs.ids)), pairs))
+    pairs[our] = their
+    return pairs
+
+
+def _join(pairs: Rows, ours: Sequence[object], theirs: Sequence[object]) -> None:
+    """Pairs what has none yet and the same key; None is no key."""
+    taken = set(pairs.tolist())
+    rows = {key: row for row, key in enumerate(theirs) if key is not None and row not in taken}
+    for row in np.flatnonzero(pairs < 0).tolist():
+        pairs[row] = rows.get(ours[row], -1)
+
+
+def _texts(named: Named) -> list[tuple[int, str] | None]:
+    """Rows of the truth, with what marks the texts of one row."""
+    return [(row, mark_of(one)) if row >= 0 else None for row, one in zip(named.rows.tolist(), named.ids, strict=True)]
+
+
+def _fitting(known: Named, left: Rows, others: Named, free: Rows) -> tuple[Rows, Rows]:
+    """Rows among those `left` in a file, and the rows of others among those `free` whose names fit theirs."""
+    if known.file is None or not left.size or not free.size:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    names, nowhere = Names(pa.array([known.ids[row] for row in left], pa.large_string())), np.zeros(left.size)
+    truth = Truth(name=known.file, image_id=names, latitude=nowhere, longitude=nowhere)
+    found = rows_of(truth, [others.ids[row] for row in free])
+    rows, those = left[found[found >= 0]], free[found >= 0]
+    same = (known.rows[rows] < 0) | (others.rows[those] < 0) | (known.rows[rows] == others.rows[those])
+    return rows[same], those[same]
 
 
 def _object(image_id: str) -> str:

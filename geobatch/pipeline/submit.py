@@ -10,8 +10,8 @@ in order (4) are not, nor what somebody stopped (143).
 A job's --deadline is made a moment before it is submitted: to a second attempt after six, "06:00" would be tomorrow's. Without
 --timezone it is counted by this machine's clock. Once it is past there is no further attempt.
 
-Ctrl-C ends the watching, not the job. A head that does not answer is asked for `PATIENCE` seconds; the jobs of a head that died
-are gone with it, and the next attempt takes the run up from the bucket.
+Ctrl-C ends the watching, not the job. A head that does not answer, or with a status of 500 or more, is asked for `PATIENCE`
+seconds; the jobs of a head that died are gone with it, and the next attempt takes the run up from the bucket.
 
 Where nobody watches (KubeRay, a timer), the attempts are its own; the lease at the output keeps two from working at once.
 """
@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
-from requests.exceptions import Timeout
+from requests.exceptions import HTTPError, Timeout
 
 from geobatch.access import refused, settle_mode
 from geobatch.errors import MachineError, UserError
@@ -128,14 +128,14 @@ class Head:
 
     Raises:
         UserError: nothing answers there, or something that is no head, or the token is refused.
-        MachineError: it took the connection and nothing more.
+        MachineError: it took the connection and nothing more, or kept answering that it is out of order.
     """
 
     def __init__(self, address: str | None) -> None:
         self.mode = settle_mode(joins=True)
         self.address = address or "RAY_ADDRESS"
         try:
-            self.client = _Client(address)
+            self.client = self._reached(address)
             self.address = self.client.get_address()
         except (RayError, ConnectionError) as error:
             raise refused(error, self.address, self.mode) or error from error
@@ -149,6 +149,22 @@ class Head:
                 f"what answers at {self.address} is no Ray head ({_line(error)}); give --address its dashboard, such as "
                 "http://127.0.0.1:8265"
             ) from error
+
+    def _reached(self, address: str | None) -> _Client:
+        """The client, which asks for the head's version; a head that starts behind a proxy answers with 502 or 503 at first."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return _Client(address)
+            except HTTPError as error:
+                if error.response is None or error.response.status_code < 500:
+                    raise
+                if time.monotonic() > until:
+                    raise MachineError(
+                        f"{self.address} has been out of order for {PATIENCE:.0f} s ({_line(error)}); look after its head, "
+                        "then run the same command again"
+                    ) from error
+                time.sleep(min(5.0, LOOK * 2))
 
     def names(self) -> list[str]:
         """All submissions the cluster knows."""

@@ -49,10 +49,11 @@ function colourings() {
       label: "change of error",
       labels: ["half as far or nearer", "about as far", "twice as far or farther", "placed only now", "placed no longer"],
       names: ["c0", "faint", "c5", "c2", "c3"],
-      rest: `${unknown}placed by neither`,
+      rest: `${unknown}placed by neither${versus()[1].whole ? "" : ", or not in the later run"}`,
       of: () => {
         const [one, other] = versus();
         return (row) => {
+          if (!other.status[row]) return -1; // it was never asked
           const [was, is] = [one.error[row], other.error[row]];
           if (!(was >= 0)) return is >= 0 ? 3 : -1;
           if (!(is >= 0)) return 4;

@@ -79,6 +79,7 @@ function openRuns(box) {
     view.sure = images.radii.map((radius) => own(`p${radius}`));
     view.hasSure = view.sure.some((column) => column && column.some((value) => value !== 255));
     view.hasArea = Boolean(view.area && view.area.some((value) => value !== 0n));
+    view.whole = !view.status.includes(0);
     view.projected = projected(view.place);
     return view;
   });

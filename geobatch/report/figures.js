@@ -124,14 +124,17 @@ function drawFigures() {
   }
   const value = (row, radius) => (typeof row.shares[radius] === "object" ? row.shares[radius]?.value : row.shares[radius]);
   const fair = rows.filter((row) => !row.name.includes("oracle") && !row.published);
-  const best = Object.fromEntries(images.radii.map((radius) => [radius, Math.max(...fair.map((row) => value(row, radius) ?? 0))]));
+  // Shares of different numbers of images are of different ones: none of them is the best.
+  const peers = (row) => (fair.includes(row) ? fair.filter((other) => other.images === row.images) : []);
+  const best = (row, radius) => peers(row).length > 1 && value(row, radius) > 0 && peers(row).every((other) => !(value(other, radius) > value(row, radius)));
   const table = el("table", {},
     el("thead", {}, el("tr", {}, el("th", {}, "% of images, within"), images.radii.map((radius) => el("th", {}, `${count(radius)} km`)), el("th", {}, "median km"), el("th", {}, "mean km"), el("th", {}, "images"))),
     el("tbody", {}, rows.map((row) => el("tr", { class: fair.includes(row) ? null : "faint" }, el("td", {}, row.name, row.published ? el("span", { class: "range" }, `published: ${row.published}`) : null),
-      images.radii.map((radius) => cell(row.shares[radius], fair.length > 1 && fair.includes(row) && value(row, radius) === best[radius] && best[radius] > 0)),
+      images.radii.map((radius) => cell(row.shares[radius], best(row, radius))),
       el("td", {}, km(row.median_km ?? NaN).replace(" km", "")), el("td", {}, km(row.mean_km ?? NaN).replace(" km", "")),
       el("td", {}, Number.isFinite(row.images) ? count(row.images) : "–")))));
   const notes = ["Of the images whose truth is known; one without a place counts as beyond every distance."];
+  if (new Set(fair.map((row) => row.images)).size > 1) notes.push("Rows of different numbers of images are not of the same ones: the best is marked among those of one number.");
   if (rows.some((row) => row.name.includes("oracle"))) notes.push("An oracle picks with the truth at hand: a bound, no method.");
   for (const run of runs)
     if (run.lacking) notes.push(`${runs.length > 1 ? `${run.name}: missing` : "Missing"} counted: ${count(run.lacking)} images that the table lacks count as wrong in this table, not in the tiles and curves.`);

@@ -36,22 +36,29 @@ def fitted(page: Page, most_bytes: int, sample: Callable[[Page], str]) -> tuple[
     Raises:
         UserError: what does not give way is too much already.
     """
-    page = replace(page, sample=sample(page))
-    data = document(page)
+    whole = page
+    page, data = _told(whole, sample)
     if len(data) <= most_bytes:
         return page, data
-    whole, least, share = page, len(document(lessened(page, 0.0))), 1.0
+    smallest = _told(lessened(whole, 0.0), sample)
+    least, share = len(smallest[1]), 1.0
     if least > most_bytes:
         raise UserError(
             f"the page has {least / 1e6:,.1f} MB beside its images, more than {most_bytes / 1e6:,.1f}; give fewer tables to "
             "--compare, or no --evaluation"
         )
     while len(data) > most_bytes:
+        if len(page.images) == 1:
+            return smallest
         share *= _CAUTION * (most_bytes - least) / max(len(data) - least, 1)
-        page = lessened(whole, share)
-        page = replace(page, sample=sample(page))
-        data = document(page)
+        page, data = _told(lessened(whole, share), sample)
     return page, data
+
+
+def _told(page: Page, sample: Callable[[Page], str]) -> tuple[Page, bytes]:
+    """A page with its own sentence, and its bytes."""
+    page = replace(page, sample=sample(page))
+    return page, document(page)
 
 
 def lessened(page: Page, share: float) -> Page:

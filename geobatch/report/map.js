@@ -134,8 +134,9 @@ function paint() {
   if (map.gathered) drawDiscs(context, (map.discs = gather(rows, points, classes, 11)), colours);
   else drawDots(context, rows, points, colours, classes);
   drawChosen(context);
-  const seen = state.draw === "both" ? `${count(rows.length)} places and ${count(rings.length)} truths in view` : `${count(rows.length)} ${rows.length === 1 ? "image" : "images"} in view`;
-  if (map.gathered) notes.unshift("Zoom in for single ones and their lines.");
+  const both = state.draw === "both" && !map.gathered;
+  const seen = both ? `${count(rows.length)} places and ${count(rings.length)} truths in view` : `${count(rows.length)} ${rows.length === 1 ? "image" : "images"} in view`;
+  if (map.gathered) notes.unshift(state.draw === "both" ? `Zoom in for single ones, their lines and the ${count(rings.length)} truths in view, which are not drawn.` : "Zoom in for single ones and their lines.");
   const means = map.discs.some((bin) => bin.classed < bin.n) ? "the colour of a disc's core is the mean class, its area the share that has one" : "a disc's colour is the mean class";
   $("said").textContent = [map.gathered ? `${seen}, gathered: ${means}.` : `${seen}${notes.length ? "." : ""}`, ...notes].join(" ");
 }

@@ -145,12 +145,13 @@ function gather(rows, points, classes, size) {
   // Bins hang on the world, not on the screen, so that discs keep still while the map moves.
   const cell = 2 ** Math.floor(Math.log2((size * 1.9) / map.k)), bins = new Map(), span = Math.round(1 / cell);
   for (const row of rows) {
-    const key = Math.floor(points.y[row] / cell) * span + (Math.floor(points.x[row] / cell) % span);
+    const x = points.x[row] % 1; // 180° E is 180° W
+    const key = Math.floor(points.y[row] / cell) * span + Math.floor(x / cell);
     let bin = bins.get(key);
     if (!bin) bins.set(key, (bin = { n: 0, sum: 0, classed: 0, x: 0, y: 0, row, cell }));
     const one = classes(row);
     bin.n++;
-    bin.x += points.x[row];
+    bin.x += x;
     bin.y += points.y[row];
     if (one >= 0) { bin.sum += one; bin.classed++; }
   }

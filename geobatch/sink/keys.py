@@ -101,15 +101,33 @@ def matches(first: Column, second: Column, wanted: tuple[Column, Column]) -> Ite
         at[live] += 1
 
 
+class Some:
+    """Keys that are met here and there and become a set (`Keys.of`)."""
+
+    def __init__(self) -> None:
+        self.gathered = Gathered([np.uint64, np.uint64])
+
+    def add(self, keys: Iterable[tuple[str | None, ...]]) -> None:
+        """Some more."""
+        self.gathered.add(*digests(map(_joined, keys)))
+
+
 class Keys:
     """A set of tuples of strings (or None), asked of many at once."""
 
     def __init__(self, keys: Iterable[tuple[str | None, ...]] = ()) -> None:
-        gathered = Gathered([np.uint64, np.uint64])
+        some = Some()
         source = iter(keys)
         while batch := list(islice(source, _WAITING)):
-            gathered.add(*digests(map(_joined, batch)))
-        self._first, self._second = gathered.sorted()
+            some.add(batch)
+        self._first, self._second = some.gathered.sorted()
+
+    @classmethod
+    def of(cls, some: Some) -> Keys:
+        """The set of what was gathered, which is given up on the way."""
+        made = cls()
+        made._first, made._second = some.gathered.sorted()
+        return made
 
     def __len__(self) -> int:
         return len(self._first)

@@ -2,6 +2,7 @@
 
 `open_run` decides between three things a user may mean by typing the same command again: take up the run that did not
 finish, start another over what is new, or (when what decides a row has changed) nothing at all, with one line that says why.
+A run that ended while it still listed has decided nothing: it is not taken up, and hinders nobody.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def open_run(
     store.require_conditional_writes(output)
     table = latest(store, output)
     last, state = _last_run(store, output, table)
+    if state is not None and not state["done"] and not store.exists(join(output, "runs", f"{last:06d}", "plan.json")):
+        _abandon(store, output, last)  # it ended while it listed, and what it was to do was never decided
+        state = None
     anew = False
     if state is not None and not state["done"]:
         if state["fingerprint"] != fingerprint and not relocate:
@@ -57,7 +61,7 @@ def open_run(
                 f"{output} has the unfinished run {last:06d} over {state['archive'].get('uri')}; finish it with the same "
                 "arguments first, or give --relocate to abandon it"
             )
-        store.put_if_absent(join(output, "runs", f"{last:06d}", "abandoned.json"), b"{}")
+        _abandon(store, output, last)
     if table is not None and table.record["fingerprint"] != fingerprint:
         if not relocate:
             raise UserError(_refusal(output, f"table {table.version}", table.record["fingerprint"], fingerprint))
@@ -102,6 +106,10 @@ def _last_run(store: Store, output: str, table: Snapshot | None) -> tuple[int, d
     record = json.loads(store.get(join(folder, "run.json")))
     ended = store.exists(join(folder, "done.json")) or store.exists(join(folder, "abandoned.json"))
     return number, {**record, "done": ended}
+
+
+def _abandon(store: Store, output: str, number: int) -> None:
+    store.put_if_absent(join(output, "runs", f"{number:06d}", "abandoned.json"), b"{}")
 
 
 def _refusal(output: str, what: str, theirs: str, ours: str) -> str:

@@ -9,9 +9,9 @@ it really did:
   by image_id. Its others stay as they were, so that a table never knows less than before, and its name goes into
   `partial_sources`: the next listing takes it for new, and then all its old rows are superseded.
 
-`globs` says by which globs the members of an archive's containers were chosen last. Where a container is read again by others,
-the members that tonight's leave out keep their rows of the same bytes; its name waits in `partial_sources` if the run ends
-before.
+`globs` says by which globs the members of an archive's containers were chosen last, `mixed` below which archives the table
+holds members that others chose. Where a container is read again, the members that tonight's leave out keep their rows of the
+same bytes; its name waits in `partial_sources` if the run ends before.
 
 What could not be read takes no place of the same bytes away (`geobatch.sink.unread`). A source that an earlier run had read in
 part stays in `partial_sources` where it was the store that failed; any other is known, and tried again when it is asked for.
@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geobatch.sink.keys import Keys
+from geobatch.sink.keys import Keys, Some
 from geobatch.sink.table import Snapshot, latest, live_rows, superseded, with_removed
 from geobatch.sink.unread import places, unread, without
 from geobatch.store import Store, join
@@ -118,6 +118,7 @@ def _record(store: Store, old: Snapshot | None, end: Ending) -> dict[str, Any]:
         "empty_sources": empty + [list(each) for each in end.plan.get("empty", ())] + _empty(store, end, partial),
         "partial_sources": sorted({*before, *partial}),
         "globs": _globs({} if old is None else old.record.get("globs", {}), end.plan.get("globs")),
+        "mixed": _mixed([] if old is None else old.record.get("mixed", []), end.plan.get("globs")),
         "deleted": end.plan.get("deleted", [] if old is None else old.record.get("deleted", [])),
         "ended": end.ended,
         "written": now(),
@@ -141,9 +142,7 @@ class Over(NamedTuple):
     unread: Keys
 
 
-def superseding(
-    store: Store, old: Snapshot, over: Over, touched: set[int] | None
-) -> tuple[list[dict[str, Any]], list[tuple[str, str | None]]]:
+def superseding(store: Store, old: Snapshot, over: Over, touched: set[int] | None) -> tuple[list[dict[str, Any]], Keys]:
     """The old table's parts without the rows that go; parts without a row left are gone. And (image_id, etag) of the places
     that stay for want of bytes.
 
@@ -155,9 +154,9 @@ def superseding(
     """
     if not len(over.uris) and not len(over.images):
         touched = set()
-    columns = ["uri", "image_id", "etag", "status"] if len(over.images) or len(over.unread) else ["uri"]
+    columns = ["uri", "image_id", "etag", "status"] if any(map(len, over[1:])) else ["uri"]
     gone: dict[int, list[npt.NDArray[np.int64]]] = {}
-    stay: list[tuple[str, str | None]] = []
+    stay = Some()
     for piece in old.pieces(store, columns, touched):
         uris = piece.rows["uri"].to_pylist()
         dead = over.uris.holds((uri,) for uri in uris)
@@ -168,7 +167,7 @@ def superseding(
             dead |= over.images.holds((image,) for image in piece.rows["image_id"].to_pylist())
         if len(over.unread):
             placed = places(piece.rows, over.unread)
-            stay += [(row["image_id"], row["etag"]) for row in piece.rows.filter(pa.array(placed & dead)).to_pylist()]
+            stay.add((row["image_id"], row["etag"]) for row in piece.rows.filter(pa.array(placed & dead)).to_pylist())
             dead &= ~placed
         if dead.any():
             gone.setdefault(piece.part, []).append(piece.positions[dead])
@@ -176,7 +175,7 @@ def superseding(
         with_removed(part, np.sort(np.concatenate([superseded(part), *gone[index]]))) if index in gone else part
         for index, part in enumerate(old.parts)
     ]
-    return [part for part in parts if live_rows(part)], stay
+    return [part for part in parts if live_rows(part)], Keys.of(stay)
 
 
 def _touched(old: Snapshot, plan: dict[str, Any]) -> set[int] | None:
@@ -216,7 +215,7 @@ def _partial(store: Store, end: Ending) -> list[str]:
 
 
 def _chosen(store: Store, end: Ending) -> dict[str, str | None]:
-    """Etags of the planned containers of whose members other globs were asked before."""
+    """Etags of the planned containers of which the table may hold members that other globs chose."""
     found: dict[str, str | None] = {}
     if (end.plan.get("globs") or {}).get("differ"):
         found |= dict(end.plan.get("empty", ()))
@@ -235,6 +234,11 @@ def _globs(old: dict[str, Any], said: dict[str, Any] | None) -> dict[str, Any]:
     if said is None:
         return old
     return {**{where: globs for where, globs in old.items() if not where.startswith(said["below"])}, said["below"]: said["now"]}
+
+
+def _mixed(old: list[str], said: dict[str, Any] | None) -> list[str]:
+    """Archives below which the table holds members by more than one choice of globs."""
+    return sorted({*old, said["below"]}) if said is not None and said["differ"] else old
 
 
 def _images(store: Store, output: str, end: Ending, partial: list[str]) -> Keys:

@@ -8,7 +8,8 @@ members, for good, since the next night knows the etag.
 - Of a container whose reading broke off, which its own row says (an image_id without a member), the images that did not come
   out keep their rows.
 
-Only slices that rejected something for one of `UNREAD` are read for this. In memory are 16 bytes an image of theirs.
+Only slices that rejected something for one of `UNREAD` are read for this. In memory are 16 bytes an image of theirs, and 16
+more where a place stays.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ def unread(store: Store, output: str, plan: dict[str, Any], commits: list[dict[s
     return Unread(Keys(images()), cut, frozenset(waiting), found)
 
 
-def without(
-    store: Store, output: str, parts: list[dict[str, Any]], found: Unread, kept: list[tuple[str, str | None]]
-) -> list[dict[str, Any]]:
+def without(store: Store, output: str, parts: list[dict[str, Any]], found: Unread, stays: Keys) -> list[dict[str, Any]]:
     """The run's parts without the unread rows of images that keep their place; parts without a row left are gone.
 
     Args:
@@ -88,11 +87,10 @@ def without(
         output: of the table.
         parts: of the run, in the order in which `unread` met them.
         found: what it found.
-        kept: (image_id, etag) of those images.
+        stays: (image_id, etag) of those images.
     """
-    if not kept:
+    if not len(stays):
         return parts
-    stays = Keys(kept)
     gone: dict[int, list[int]] = {}
     for piece in _pieces(store, output, parts, found.parts):
         again = stays.holds(zip(piece.rows["image_id"].to_pylist(), piece.rows["etag"].to_pylist(), strict=True))

@@ -80,7 +80,8 @@ class Write:
             name = f"{self.stamp.run}-{piece.shard:08d}-{piece.number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
             part = {"path": f"places/{name}", "rows": len(rows), "bytes": len(data), "run": self.stamp.run}
             self.store.put(join(self.output, part["path"]), data)
-        commit = self._commit(piece, rows, part, time.perf_counter() - started)
+        reused = len(piece.rows) - piece.rows["reused"].null_count if "reused" in piece.rows.column_names else 0
+        commit = self._commit(piece, rows, part, reused, time.perf_counter() - started)
         if piece.shard < 0:
             return self._told(commit)
         uri = join(self.output, "runs", self.stamp.run, "commits", commit_name(piece.shard, piece.number))
@@ -95,7 +96,7 @@ class Write:
         told |= {name: list(commit[name].items()) for name in ("reasons", "seconds")}
         return pa.Table.from_pylist([{name: told[name] for name in SUMMARY.names}], schema=SUMMARY)
 
-    def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, Any] | None, spent: float) -> dict[str, Any]:
+    def _commit(self, piece: Slice, rows: pa.Table, part: dict[str, Any] | None, reused: int, spent: float) -> dict[str, Any]:
         reasons = Counter(reason for reason in rows["reason"].to_pylist() if reason)
         return {
             "shard": piece.shard,
@@ -107,7 +108,7 @@ class Write:
             "read": len(rows),
             "placed": len(rows) - reasons.total(),
             "rejected": reasons.total(),
-            "reused": len(rows) - rows["reused_from"].null_count if "reused_from" in rows.column_names else 0,
+            "reused": reused,
             "reasons": dict(sorted(reasons.items())),
             "bytes": _read(rows),
             "seconds": {stage: round(seconds, 4) for stage, seconds in (*piece.seconds, ("Write", spent))},

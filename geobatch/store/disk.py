@@ -40,7 +40,11 @@ def home() -> Path:
 
 
 def judge(error: Exception, uri: str) -> Exception | None:
-    """The error to raise for what the operating system said about `uri`; it is never asked twice."""
+    """The error to raise for what the operating system said about `uri`, which is never asked twice; None where it said nothing
+    and reading was but slow (`Stream`).
+    """
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return None
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return NotFound(f"{uri} does not exist")
     if isinstance(error, PermissionError):

@@ -109,10 +109,13 @@ def test_a_reader_leaves_out_what_it_cannot_read_and_asks_once_more(s3: S3Server
     assert read("403", 0, 1, 2, 3, 6, 7, last=True) == {
         shard: ["unreadable"] * 2 if shard in (0, 1, 3) else fine for shard in range(6)
     }
+    assert read("403", *range(4, 12)) == {0: fine, 1: fine}  # what was read proves the rights
+    assert read("403", *range(4)) == {2: fine, 3: fine, 4: fine, 5: fine}
     with pytest.raises(Denied, match=r"grant it to these credentials"):
-        read("403", *range(4, 12))
-    with pytest.raises(Withheld):
-        read("cut", *range(6))
+        read("403", *range(6))
+    for bad in (range(6), range(4, 12)):
+        with pytest.raises(Withheld):
+            read("cut", *bad)
 
 
 def test_answers_and_their_reasons() -> None:

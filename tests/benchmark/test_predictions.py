@@ -116,6 +116,39 @@ def test_a_row_of_means_is_no_prediction(tmp_path: Path) -> None:
         assert table["image_id"].to_pylist() == ["a", "b"] and "is called 'mean', which no image is" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("tail", "said"),
+    [
+        (("mean", "std"), "the last 2 rows of"),
+        (("mean", "median"), "the last 2 rows of"),
+        (("count", "mean", "std", "min", "25%", "50%", "75%", "max"), "from 'count' on, are called as no image is"),
+        (("min", "max"), None),
+        (("Mean:", "b"), None),
+    ],
+)
+def test_rows_of_a_summary_are_no_predictions_and_no_truths(tmp_path: Path, tail: tuple[str, ...], said: str | None) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("id,lat,lon\na,1,2\nmean,3,4\nc,5,6\n" + "".join(f"{name},1,1\n" for name in tail))
+    kept = ["a", "mean", "c", *(tail if said is None else ())]
+    table, notes = load_predictions(Store(), str(path))
+    assert table["image_id"].to_pylist() == kept and list(read_truth(path).image_id) == kept
+    assert read_truth(path).notes == notes and (notes == () if said is None else said in notes[0])
+
+
+def test_a_model_that_writes_nonsense_does_not_exchange_its_good_places(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+
+    def places(wild: int) -> list[float | None]:
+        lines = [f"{n},{40 + n % 20},{n % 30}\n" if n >= wild else f"{n},{100 + n},{n % 30}\n" for n in range(100)]
+        path.write_text("id,lat,lon\n" + "".join(lines))
+        return load_predictions(Store(), str(path))[0]["latitude"].to_pylist()
+
+    assert places(6) == [None] * 6 + [40 + n % 20 for n in range(6, 100)]
+    assert "exchanged" in read_truth(path).notes[0]
+    assert places(24)[24:] == [40 + n % 20 for n in range(24, 100)]
+    assert places(25) == [n % 30 for n in range(100)]
+
+
 def test_parquet_and_plain_titles(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"id": [7, 8], "lat": [1.5, np.nan], "lng": [2.5, 1.0]}), path)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.plan import plan
 from geobatch.errors import UserError
-from geobatch.pipeline.deadline import Deadline, moment, said
+from geobatch.pipeline.deadline import Deadline, Ended, Hurried, moment, said
+from geobatch.store import Object, Store, StoreConfig
+from tests.archive.reading import put
+from tests.archives import make
 
 #: With jumps of an hour north and south, of half an hour, at midnight, without any, and one that left out a day.
 ZONES = (
@@ -145,3 +151,55 @@ def test_it_has_enough_from_that_moment_on() -> None:
     assert deadline.enough() is None
     clock[0] += 0.001
     assert deadline.enough() == "deadline: 2026-11-22 06:30+00:00 has come"
+
+
+def after(times: int) -> Callable[[], str | None]:
+    """Enough once it was asked so often."""
+    left = iter(range(times))
+    return lambda: None if next(left, None) is not None else "deadline: it has come"
+
+
+@pytest.mark.parametrize(("times", "asked"), [(0, 0), (1, 0), (2, 1000), (3, 2000)])
+def test_a_deadline_ends_a_manifest_between_a_thousand_rows_and_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, asked: int
+) -> None:
+    """Each row is a request of its own: ten million of them take three hours."""
+    heads, head = list[str](), Store.head
+
+    def counted(store: Store, uri: str) -> Object | None:
+        heads.append(uri)
+        return head(store, uri)
+
+    put(tmp_path, "a.jpg", b"a")
+    uri = put(tmp_path, "m.csv", "\n".join(["uri", "a.jpg", *(f"gone/{number}.jpg" for number in range(2500))]).encode())
+    monkeypatch.setattr(Store, "head", counted)
+    with pytest.raises(Ended, match="deadline: it has come"):
+        list(plan(Hurried(StoreConfig(), after(times)), ArchiveConfig(uri=uri)))
+    assert len([each for each in heads if each != uri]) == asked
+
+
+def test_a_thousand_objects_are_asked_for_at_once_whoever_asks(tmp_path: Path) -> None:
+    found = Hurried(StoreConfig(), after(1)).head_many(str(tmp_path / f"{number}") for number in range(1500))
+    assert [next(found) for _ in range(1000)] == [None] * 1000
+    with pytest.raises(Ended):
+        next(found)
+
+
+@pytest.mark.parametrize("ending", ["zip", "parquet"])
+def test_a_deadline_ends_a_page_of_containers_before_the_next_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    members = make.images(["a.jpg", "b.jpg"])
+    data = make.zipped(members) if ending == "zip" else make.parquet([each for _, each in members], style="binary")
+    for number in range(5):
+        put(tmp_path, f"{number}.{ending}", data)
+    opened, seekable = list[str](), Store.seekable
+
+    def counted(store: Store, uri: str, size: int, *, if_match: str | None = None) -> object:
+        opened.append(uri[-len(ending) - 2 :])
+        return seekable(store, uri, size, if_match=if_match)
+
+    monkeypatch.setattr(Store, "seekable", counted)
+    with pytest.raises(Ended):  # asked once before the page
+        list(plan(Hurried(StoreConfig(), after(3)), ArchiveConfig(uri=str(tmp_path))))
+    assert opened == [f"0.{ending}", f"1.{ending}"]

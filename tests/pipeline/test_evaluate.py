@@ -89,7 +89,7 @@ def test_the_document_is_as_it_is_described(judged: tuple[Path, dict[str, Any]])
 
 def test_the_document_says_which_table_it_is_of(judged: tuple[Path, dict[str, Any]]) -> None:
     folder, document = judged
-    assert (document["places"], document["table"]) == (str(folder / "places1"), 1)
+    assert (document["places"], document["table"]) == (f"file://{folder}/places1", 1)
     assert document["missing_counted"] is True and document["missing"] == 1
     assert json.loads((folder / "other" / "evaluation.json").read_text())["table"] is None
 
@@ -131,7 +131,7 @@ def test_figures_and_the_page_go_into_a_bucket(tmp_path: Path, s3: S3Server, mon
     places, truth = written(tmp_path, 2, 60)
     bucket, store = f"s3://{s3.bucket()}", Store(s3.config())
     asked = Evaluate(
-        places=f"{places}/",
+        places=f"{Path(places).name}/",
         truth=truth,
         against=(places,),
         analyses=(),
@@ -142,7 +142,7 @@ def test_figures_and_the_page_go_into_a_bucket(tmp_path: Path, s3: S3Server, mon
     )
     evaluate_places(asked)
     document = json.loads(store.get(f"{bucket}/evaluation/evaluation.json"))
-    assert (document["places"], document["table"], document["missing_counted"]) == (places, 1, False)
+    assert (document["places"], document["table"], document["missing_counted"]) == (f"file://{places}", 1, False)
     listed = {one.uri.rpartition("/")[2] for page in store.objects(f"{bucket}/evaluation") for one in page}
     assert listed == {"evaluation.json", "failed.csv", "run.png", "against.png", "reliability.png"}
     (tmp_path / "page.html").write_bytes(store.get(f"{bucket}/page.html"))
@@ -164,6 +164,18 @@ def test_a_page_alone_needs_no_output(tmp_path: Path) -> None:
     (run,) = page(tmp_path / "page.html")[0]["runs"]
     assert any("judged images the chosen place lies within" in one["sentence"] for one in run["findings"])
     assert {path.name for path in tmp_path.iterdir()} == {"places3", "truth3.csv", "page.html"}
+
+
+def test_files_that_the_truth_alone_knows_for_the_same_have_a_page(tmp_path: Path) -> None:
+    places, other, truth = ((tmp_path / f"{name}.csv") for name in ("ours", "theirs", "truth"))
+    for path, ending in ((places, ".jpg"), (other, ".png"), (truth, "")):
+        path.write_text("id,lat,lon\n" + "".join(f"{100 + n}{ending},{n},1\n" for n in range(9)))
+    output = str(tmp_path / "page.html")
+    evaluate_places(
+        Evaluate(places=str(places), truth=str(truth), against=(str(other),), analyses=(), report=output, bootstrap=50)
+    )
+    values, arrays, _ = page(tmp_path / "page.html")
+    assert values["warnings"] == [] and (arrays["r0_lat"] == arrays["r1_lat"]).all() and len(arrays["r1_lat"]) == 9
 
 
 def test_every_analysis_has_numbers_and_a_sentence(judged: tuple[Path, dict[str, Any]]) -> None:

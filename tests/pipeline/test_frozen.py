@@ -10,7 +10,7 @@ from geobatch.archive.config import ArchiveConfig
 from geobatch.errors import UserError
 from geobatch.pipeline.flow import _apart
 from geobatch.pipeline.frozen import Wanted, expected, lies_inside
-from geobatch.sink import latest
+from geobatch.sink import begin, latest, open_run
 from geobatch.store import Store
 from tests.sink.nights import night, rows_of, tar_of
 from tests.sink.test_held import zip_of
@@ -94,6 +94,51 @@ def test_a_table_of_before_the_globs_were_kept_is_known_as_ever(archive: Path, t
     path.write_text(path.read_text().replace('"globs"', '"former"'))
     assert names(night(archive, out, include=BOTH)[1]) == ["b.dat"]
     assert night(archive, out, include=BOTH) == (None, [])
+
+
+def test_what_other_globs_chose_stays_on_every_later_night(archive: Path, tmp_path: Path) -> None:
+    """Also once they are the globs of the table, whatever reads a container again."""
+    out, every = tmp_path / "out", sorted([*JPGS, *DATS])
+    night(archive, out, include=BOTH)
+    (archive / "new.jpg").write_bytes(b"new")
+    night(archive, out, include=("*.jpg",))
+    for wanted in (Wanted(retry=frozenset({"broken"})), Wanted(everything=True)):
+        done, _ = night(archive, out, wanted, include=("*.jpg",))
+        assert done is not None and sorted(rows_of(out)) == sorted([*every, "new.jpg"])
+    night(archive, out, Wanted(retry=frozenset({"broken"})), include=("*.dat",), refused={"t.tar": 0})
+    done, _ = night(archive, out, Wanted(retry=frozenset({"unreadable"})), include=("*.dat",))
+    assert sorted(rows_of(out)) == sorted([*every, "new.jpg"])
+
+
+def test_a_deadline_among_other_globs_costs_no_place(tmp_path: Path) -> None:
+    folder, out = tmp_path / "archive", tmp_path / "out"
+    folder.mkdir()
+    for name in "tuv":
+        (folder / f"{name}.tar").write_bytes(tar_of({"1.jpg": f"{name}1".encode(), "2.dat": f"{name}2".encode()}))
+    night(folder, out)
+    night(folder, out, stop_after=1, include=("*.dat",))
+    night(folder, out, include=("*.dat",))
+    assert sorted(rows_of(out)) == [f"{name}.tar#{member}" for name in "tuv" for member in ("1.jpg", "2.dat")]
+
+
+def test_globs_that_choose_none_of_a_containers_members_take_nothing_away(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    night(archive, out)
+    (archive / "new.png").write_bytes(b"new")
+    done, _ = night(archive, out, include=("*.png",))
+    assert done is not None and done["read"] == 1 and sorted(rows_of(out)) == sorted([*JPGS, "new.png"])
+
+
+def test_a_listing_that_ended_early_binds_nobody(archive: Path, tmp_path: Path) -> None:
+    """Its run has decided nothing: what is asked for next may be something else, and is dated by its own night."""
+    out, of = str(tmp_path / "out"), {"method": "geotoken", "archive": {"uri": "here"}}
+    first, _ = open_run(Store(), out, fingerprint="f1", **of)
+    begin(first)
+    for fingerprint in ("f1", "f2"):
+        again, table = open_run(Store(), out, fingerprint=fingerprint, **of)
+        assert not again.resumed and again.id > first.id and table is None
+    begin(again)
+    assert night(archive, out)[0] is not None and sorted(rows_of(out)) == JPGS
 
 
 def test_archives_within_each_other(archive: Path, tmp_path: Path) -> None:

@@ -176,13 +176,23 @@ def test_what_counts_as_a_container_that_could_not_be_read(tmp_path: Path) -> No
     watch.slice(row(2, 1, "broken_archive", 1))  # one member of a zip
     watch.slice(row(9, 2, "too_large", 4))
     assert watch.end({})["containers"] == {"planned": 3, "unread": 0}
-    watch.slice(row(2, 2, "unreadable", 2))
-    watch.slice(row(2, 2, "unreadable", 1))  # the same zip
+    watch.slice(row(2, 2, "unreadable", 2))  # the same zip, of which one member came
     watch.slice(row(9, 1, "broken_archive", 4))
     watch.slice(row(9, 1, "broken_archive", 4))  # a slice that was done twice
-    assert watch.end({})["containers"] == {"planned": 3, "unread": 2}
+    assert watch.end({})["containers"] == {"planned": 3, "unread": 1}
     assert watch.enough() is None  # a few are judged at the end
     assert watching(0.5, 10).end({}) == {}
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_a_zip_counts_as_unread_where_nothing_of_it_was_read_over_all_its_slices(tmp_path: Path, last_first: bool) -> None:
+    """257 members are cut into 256 and 1; of one zip the last is damaged, the other may not be read at all."""
+    zips = [[f"{name}.zip#{n:03}" for n in range(257)] for name in "ab"]
+    watch = over(tmp_path, 0.05, [("zip", part) for members in zips for part in (members[:256], members[256:])])
+    slices = [row(256, 0, shard=0), row(1, 1, "broken_archive", 1), row(256, 256, shard=2), row(1, 1, shard=3)]
+    for each in reversed(slices) if last_first else slices:
+        watch.slice(each)
+    assert watch.end({})["containers"] == {"planned": 2, "unread": 1}
 
 
 def test_an_empty_run_rejected_nothing() -> None:

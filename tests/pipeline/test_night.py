@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from geobatch.errors import REASONS, MachineError, UserError
+from geobatch.pipeline import estimate as estimating
 from geobatch.pipeline import geolocate as main_job
 from geobatch.pipeline.account import Account
 from geobatch.pipeline.canary import Canary
@@ -161,8 +162,8 @@ def test_a_run_says_whether_it_was_asked_for_what_the_call_is(tmp_path: Path, mo
     (tmp_path / "out/runs/000004").mkdir()
     (tmp_path / "out/runs/000004/run.json").write_text(json.dumps(record | {"asked": Wanted().asked()}))
     third = nights.night(9, all=True)
-    assert (third["run"], third["resumed"], third["as_asked"], third["read"]) == ("000004", True, True, 8)
-    assert json.loads((tmp_path / "out/runs/000004/run.json").read_text())["asked"]["everything"]
+    assert (third["run"], third["resumed"], third["as_asked"], third["read"]) == ("000005", False, True, 8)
+    assert json.loads((tmp_path / "out/runs/000005/run.json").read_text())["asked"]["everything"]
 
 
 class Over(Onlooker):
@@ -193,7 +194,7 @@ def test_a_deadline_that_comes_while_the_archive_is_listed_ends_the_listing(
     assert nights.night(6, watches=(Over(4),))["ended"] == "deadline: 06:30 has come"
     assert (tmp_path / "out/runs/000001/run.json").exists() and not (tmp_path / "out/runs/000001/plan.json").exists()
     done = nights.night(6)
-    assert (done["run"], done["read"], done["ended"]) == ("000001", 6, None)
+    assert (done["run"], done["read"], done["ended"], done["resumed"]) == ("000002", 6, None, False)
     assert Night().verdict({**early, "ended": "price: nobody knows"})[0] == 2
 
 
@@ -248,6 +249,19 @@ def test_the_nights_bounds_are_a_dry_runs_too(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(main_job, "foretell", lambda *_: None)
     assert job(dry_run=True, max_cost=3.0, deadline="06:30", max_rejected=0.5) == 0
     assert [type(each) for each in bounds] == [Deadline, Budget] and bounds[1].usd == 3.0
+
+
+def test_a_deadline_ends_a_dry_run_that_still_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Told(tmp_path, monkeypatch)
+    (tmp_path / "archive/a.jpg").write_bytes(b"a")
+    monkeypatch.setattr(Deadline, "enough", lambda _: "deadline: 06:30 has come")
+    monkeypatch.setattr(estimating, "flow", lambda _: pytest.fail("nothing is sampled"))
+    assert job(dry_run=True, deadline="06:30") == 4
+    said = capsys.readouterr().out
+    assert said.count("dry run: ended while the archive was listed, deadline: 06:30 has come; give a later --deadline") == 1
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".dry-run-*"))
 
 
 def test_of_a_budget_is_left_what_tonight_has_not_spent() -> None:

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyogrio
 import pytest
 
-from geobatch.benchmark.truth import read_truth, truth_of
+from geobatch.benchmark.truth import Truth, read_truth, truth_of
 from geobatch.errors import UserError
 from geobatch.geo.distance import haversine_km, within
 from geobatch.pipeline.report import Report, report
-from geobatch.pipeline.report_rows import Reading
+from geobatch.pipeline.report_rows import Read, Reading
 from geobatch.pipeline.report_tables import Predicted
 from geobatch.report.pack import NONE, unpacked
 from geobatch.schema import PLACE, empty_columns
@@ -170,16 +170,33 @@ def test_more_images_than_a_page_takes_are_drawn_and_said(run: Path) -> None:
 
 
 class Parts:
-    """A snapshot of names alone, each call a part."""
+    """A snapshot of names, each list a part, and of what is given of some of them."""
 
     output = "here"
 
-    def __init__(self, *names: list[str]) -> None:
-        self.names = names
+    def __init__(self, *names: list[str], **columns: dict[str, float]) -> None:
+        self.names, self.columns = names, columns
 
     def tables(self, _: Store, columns: list[str]) -> Iterator[pa.Table]:
         for some in self.names:
-            yield pa.table({**empty_columns(list(PLACE), len(some)), "image_id": some}).select(columns)
+            given = {name: pa.array([one.get(each) for each in some], pa.float64()) for name, one in self.columns.items()}
+            yield pa.table({**empty_columns(list(PLACE), len(some)), "image_id": some, **given}).select(columns)
+
+
+def listed(output: str, latitudes: dict[str, float]) -> Predicted:
+    """A file of images on the first meridian."""
+    given = {"image_id": [*latitudes], "latitude": [*latitudes.values()], "longitude": [0.0] * len(latitudes)}
+    return Predicted(output=output, rows=pa.table({**empty_columns(list(PLACE), len(latitudes)), **given}))
+
+
+def beside(first: object, other: object, shown: list[str], truth: Truth | None = None, judged: int = 0) -> Read:
+    """What another table says of images of the first."""
+    said = Read(totals={"judged": judged}, rows=pa.table({"image_id": shown}))
+    return Reading(Store(), truth, None).other(cast(Snapshot, other), cast(Snapshot, first), said)
+
+
+def latitudes(said: Read) -> list[float | None]:
+    return said.rows["latitude"].to_pylist()
 
 
 def test_a_page_finds_the_truth_as_an_evaluation_does() -> None:
@@ -206,7 +223,8 @@ def test_an_archive_that_changed_or_is_gone_costs_the_pictures_alone(run: Path, 
     report(config)
     values, _, pictures = page(tmp_path / "page.html")
     pictured = {values["ids"][int(row)].rpartition("/")[2] for row in pictures}
-    assert "loose-1.jpg" in pictured and "loose-0.jpg" not in pictured and "1 changed" in values["sample"]
+    assert "loose-1.jpg" in pictured and "loose-0.jpg" not in pictured
+    assert re.search(r"and a draw\. Without a picture by now: .*1 changed.*\.$", values["sample"])
     shutil.rmtree(tmp_path / "images")
     report(config)
     values, _, pictures = page(tmp_path / "page.html")
@@ -353,25 +371,70 @@ def test_pictures_of_another_system_s_images_are_found_by_their_addresses(run: P
 
 
 def test_a_file_is_judged_by_the_exif_of_the_table_s_images() -> None:
-    known = {"image_id": ["s3://b/1.jpg", "s3://b/2.jpg"], "exif_latitude": [1.0, None], "exif_longitude": [2.0, None]}
-    first = Predicted(output="ours", rows=pa.table({**empty_columns(list(PLACE), 2), **known}))
-    theirs = {"image_id": ["2.jpg", "1.jpg"], "latitude": [5.0, 1.0], "longitude": [5.0, 2.0], "status": ["placed"] * 2}
-    other = Predicted(output="theirs.csv", rows=pa.table({**empty_columns(list(PLACE), 2), **theirs}))
-    reading = Reading(Store(), None, None)
-    images = pa.table({"image_id": pa.array(known["image_id"])})
-    said = reading.judging(first, [other]).other(other, images, first)
+    names = ["s3://b/1.jpg", "s3://b/2.jpg"]
+    ours = Parts(names, exif_latitude={names[0]: 1.0}, exif_longitude={names[0]: 0.0})
+    theirs = listed("theirs.csv", {"2.jpg": 5.0, "1.jpg": 1.0})
+    said = beside(ours, theirs, names, judged=1)
     assert said.totals["judged"] == 1 and said.totals["median_km"] == 0
-    assert said.rows["latitude"].to_pylist() == [1.0, 5.0]
-    assert reading.judging(first, []) is reading and reading.judging(other, [other]) is reading
+    assert latitudes(said) == [1.0, 5.0]
+    # Where nothing is known of the images that the page is of, nothing is judged: a file has no EXIF.
+    other = Parts(names, latitude=dict.fromkeys(names, 1.0), **ours.columns)
+    for first, shown in ((theirs, ["1.jpg", "2.jpg"]), (Parts(names), names)):
+        said = beside(first, other, shown)
+        assert said.totals["judged"] == 0 and "shares" not in said.totals and latitudes(said) == [1.0, 1.0]
+
+
+def test_a_table_in_parts_finds_a_file_s_images_as_a_whole() -> None:
+    test, train = "s3://b/test/1.jpg", "s3://b/train/1.jpg"
+    for parts in ([[test], [train]], [[train], [test]]):
+        run = Parts(*parts, latitude={test: 1.0, train: 2.0})
+        assert latitudes(beside(listed("a.csv", {"test/1.jpg": 0}), run, ["test/1.jpg"])) == [1.0]
+        assert latitudes(beside(listed("a.csv", {"c/2.jpg": 0, "train/1.jpg": 0}), run, ["c/2.jpg", "train/1.jpg"])) == [
+            None,
+            2,
+        ]
+        with pytest.raises(UserError, match=r"'1.jpg' in a.csv fits both"):
+            beside(listed("a.csv", {"1.jpg": 0}), run, ["1.jpg"])
+
+
+def test_a_page_of_some_images_finds_a_file_s_among_all() -> None:
+    run, theirs = Parts(["b/test/1.jpg", "b/train/1.jpg"], ["b/2.jpg"]), listed("a.csv", {"2.jpg": 2.0, "test/1.jpg": 1.0})
+    assert latitudes(beside(run, theirs, ["b/train/1.jpg", "b/2.jpg"])) == [None, 2]
+    assert latitudes(beside(run, theirs, ["b/2.jpg", "b/test/1.jpg"])) == [2, 1]
+    with pytest.raises(UserError, match="no image in common"):
+        beside(run, theirs, ["b/train/1.jpg"])
+
+
+def test_files_are_compared_by_either_s_names_and_through_the_truth() -> None:
+    for ours, theirs in (("101", "101.jpg"), ("101.jpg", "101"), ("101", "b/101")):
+        assert latitudes(beside(listed("a.csv", {ours: 0}), listed("b.csv", {theirs: 1.0, "7": 2.0}), [ours])) == [1.0]
+    zeros = np.zeros(2)
+    one, two = listed("a.csv", {"101.jpg": 0, "x/7@2": 0}), listed("b.csv", {"7@1": 3.0, "7@2": 2.0, "101.png": 1.0})
+    assert latitudes(beside(one, two, ["101.jpg", "x/7@2"], truth_of(["101", "7"], zeros, zeros, "t"))) == [1.0, 2.0]
+    # Without it the texts of an image share what a file says of it.
+    texts = ["t.json#a.png", "t.json#a.png@2"]
+    assert latitudes(beside(Parts(texts), listed("b.csv", {"t.json#a.png": 1.0}), texts)) == [1.0, 1.0]
+    # Names that the truth tells apart are of two images.
+    one, two = listed("a.csv", {"test/1.jpg": 0}), listed("b.csv", {"train/1.jpg": 1.0})
+    assert latitudes(beside(one, two, ["test/1.jpg"])) == [1.0]
+    with pytest.raises(UserError, match="no image in common"):
+        beside(one, two, ["test/1.jpg"], truth_of(["test/1.jpg", "train/1.jpg"], zeros, zeros, "t"))
 
 
 def test_a_table_without_rows_has_no_image_in_common() -> None:
-    none = Predicted(output="theirs.csv", rows=pa.table(empty_columns(list(PLACE), 0)))
-    ours = Predicted(output="ours", rows=none.rows)
-    for other in (none, cast(Snapshot, Parts())):
-        with pytest.raises(UserError, match="no image in common"):
-            Reading(Store(), None, None).other(other, pa.table({"image_id": ["a"]}), cast(Snapshot, Parts()))
-    assert [len(part) for part in ours.tables(Store())] == [0]
+    none = listed("theirs.csv", {})
+    for other in (none, Parts()):
+        for first in (Parts(), Parts(["a"]), listed("a.csv", {"a": 1.0})):
+            with pytest.raises(UserError, match="no image in common"):
+                beside(first, other, ["a"])
+    assert [len(part) for part in none.tables(Store())] == [0]
+
+
+def test_the_ends_are_named_where_there_are_some(tmp_path: Path) -> None:
+    (tmp_path / "theirs.csv").write_text("image_id,lat,lon\n" + "".join(f"/nowhere/{n}.jpg,{n},1\n" for n in range(30)))
+    report(Report(countries=False, places=str(tmp_path / "theirs.csv"), output=str(tmp_path / "x.html"), shown=12))
+    said = page(tmp_path / "x.html")[0]["sample"]
+    assert said.startswith("12 of 30 images are here: rejected ones, and a draw of the rest.") and "confident" not in said
 
 
 def test_a_file_with_an_image_twice_is_refused(run: Path, tmp_path: Path) -> None:
@@ -408,7 +471,7 @@ def test_pictures_end_where_their_bytes_do(run: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("geobatch.pipeline.report._PICTURE_BYTES", 5000)
     report(Report(countries=False, places=str(run / "one"), output=str(tmp_path / "x.html")))
     values, _, pictures = page(tmp_path / "x.html")
-    assert 0 < len(pictures) < 25 and "No more pictures end at 0 MB" in values["sample"]
+    assert 0 < len(pictures) < 25 and values["sample"].endswith("and a draw. Pictures end at 0 MB.")
 
 
 @pytest.mark.parametrize(

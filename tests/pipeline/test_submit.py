@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.job_submission import JobStatus
 
-from geobatch.errors import UserError
+from geobatch.errors import MachineError, UserError
 from geobatch.pipeline import submit as submitting
 from geobatch.pipeline.deadline import dated, same_but_for_the_clock
 from geobatch.pipeline.submit import Head, Submit, _machines, _next, _status, split_command, submit
@@ -180,3 +182,50 @@ def test_a_log_is_not_fetched_at_every_look(
     assert head.follow("x") == 0
     assert (cluster.looks, cluster.sent) == (seconds + 1, sent)
     assert capsys.readouterr().out == "".join(f"{number % 10}" * size for number in range(seconds))  # each once, in order
+
+
+class Answering:
+    """What stands at the head's address: one status an answer, the last one for ever; and a clock that only sleeping moves."""
+
+    def __init__(self, statuses: list[int], body: str) -> None:
+        self.statuses, self.body, self.now, self.asked = statuses, body, 0.0, 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def request(self, _: str, url: str, **__: object) -> requests.Response:
+        answer = requests.Response()
+        answer.status_code = self.statuses[min(self.asked, len(self.statuses) - 1)]
+        answer._content, answer.url = self.body.encode(), url
+        self.asked += 1
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("statuses", "body", "fault", "said", "asked"),
+    [
+        ([502, 503, 200], json.dumps({"ray_version": "2.60.0"}), None, "", 4),  # each client asks twice for the version
+        ([503], "", MachineError, "out of order for 300 s (503", 152),
+        ([400], "", UserError, "no Ray head (400", 1),
+        ([404], "", UserError, "no Ray head (Version check returned 404", 1),
+        ([200], "<html>", UserError, "no Ray head (", 1),
+        ([200], "{}", UserError, "no Ray head ('ray_version')", 1),
+    ],
+)
+def test_a_head_that_is_out_of_order_is_asked_again_and_what_is_none_is_not(
+    monkeypatch: pytest.MonkeyPatch, statuses: list[int], body: str, fault: type[Exception] | None, said: str, asked: int
+) -> None:
+    there = Answering(statuses, body)
+    monkeypatch.setattr(submitting, "time", there)
+    monkeypatch.setattr(requests, "request", there.request)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    if fault is None:
+        Head("http://127.0.0.1:1")
+    else:
+        with pytest.raises(fault) as raised:
+            Head("http://127.0.0.1:1")
+        assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert there.asked == asked

@@ -51,6 +51,20 @@ def test_rows_keep_what_belongs_to_them() -> None:
     assert {int(np.nanargmax(error)), int(np.nanargmin(error))} <= set(rows)
 
 
+def test_a_sentence_that_grows_as_a_page_shrinks_is_reckoned_with() -> None:
+    one = page(50)
+    noise = np.random.default_rng(0).bytes(400).hex()
+
+    def longer(few: Page) -> str:
+        return "" if len(few.images) == 50 else noise
+
+    least = len(document(replace(lessened(one, 0.0), sample=noise)))
+    made, data = fitted(one, least, longer)
+    assert len(made.images) == 1 and len(data) == least and made.sample == noise
+    with pytest.raises(UserError, match="beside its images"):
+        fitted(one, least - 1, longer)
+
+
 def test_what_cannot_give_way_is_refused() -> None:
     with pytest.raises(UserError, match=r"MB beside its images.*--compare"):
         fitted(page(50), 1000, words)

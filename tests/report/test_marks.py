@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from geobatch.geo.distance import haversine_km
 from geobatch.geo.s2 import cell_ids, cell_tokens
@@ -128,6 +129,13 @@ def test_a_disc_shows_how_few_of_its_images_are_judged(browser: Browser, tmp_pat
     assert browser.run("far(pixel(nearX(one.x), screenY(one.y)), rgb('c1'))") < 30
     assert browser.run("far(pixel(nearX(one.x) + 0.75 * one.radius, screenY(one.y)), rgb('none'))") < 30
     assert "the share that has one" in browser.run("document.getElementById('said').textContent")
+    # Truths are said to be missing where places are gathered, and 180° E is 180° W.
+    browser.run("[...document.querySelectorAll('#draw input')].find((one) => one.value === 'both').click()")
+    said = browser.run("(snap(), document.getElementById('said').textContent)")
+    assert said.startswith("3,000 images in view, gathered")
+    assert "Zoom in for single ones, their lines and the 150 truths in view, which are not drawn." in said
+    bins = browser.run("gather([0, 1], { x: [1, 0.0001], y: [0.4, 0.4] }, () => 0, 11).map((bin) => [bin.n, bin.x])")
+    assert bins == [[2, pytest.approx(0.00005)]]
     clean(browser)
 
 

@@ -254,6 +254,8 @@ def test_runs_are_compared(browser: Browser, tmp_path: Path) -> None:
     assert f"run <2> is nearer than run <1> on {nearer} images, farther on {farther}, the same (1 km) on {same}." in text
     assert "on this page" not in text
     assert browser.run("document.querySelectorAll('#figures tbody tr').length") == 2
+    assert browser.run("document.querySelectorAll('#figures td.best').length") >= 5 and "of different numbers" not in text
+    assert browser.run("colourings().change.rest") == "placed by neither"
     half = int(np.nansum(two <= one / 2))
     assert browser.run("document.querySelector('#legend button span:last-child').textContent") == str(half)
     change(browser, "run", 1)
@@ -291,8 +293,13 @@ def test_what_is_counted_of_a_part_of_the_images_says_so(browser: Browser, tmp_p
     assert f"filtered, {part}" in browser.run("document.getElementById('curve').textContent")
     cells = browser.run("[...document.querySelectorAll('#figures tbody tr td:last-child')].map((each) => each.textContent)")
     assert cells == ["4,321", "–", str(COUNT)]
-    # Both at no distance from the truth are as far as each other.
+    # Shares of different numbers of images have no best, and an image that a run was never asked about did not lose its place.
+    assert browser.run("document.querySelectorAll('#figures td.best').length") == 0
+    assert "Rows of different numbers of images are not of the same ones" in text
     change(browser, "run", 1)
+    assert browser.run("colourings().change.of()(0)") == -1
+    assert browser.run("colourings().change.rest") == "placed by neither, or not in the later run"
+    # Both at no distance from the truth are as far as each other.
     assert browser.run("colourings().change.of()(1)") == 1
     clean(browser)
 

@@ -153,7 +153,7 @@ def test_changed_objects_replace_their_rows(tmp_path: Path) -> None:
 
 
 def test_another_fingerprint_is_refused_in_one_line(tmp_path: Path) -> None:
-    begin(opened(tmp_path))
+    begin(opened(tmp_path)).freeze([manifest([("object", ["a"])])], {})
     for sealed in (False, True):
         if sealed:
             whole_run(tmp_path, [("object", ["a"])])
@@ -166,9 +166,14 @@ def test_relocate_starts_the_table_anew(tmp_path: Path) -> None:
     whole_run(tmp_path, [("object", ["a", "b"])])
     run, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE, relocate=True)
     assert table is None
-    begin(run)
+    begin(run).freeze([manifest([("object", ["b"])])], {})
     resumed, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE, relocate=True)
-    assert resumed.resumed and table is None  # died before its plan was frozen: the old rows are still not "known"
+    assert resumed.resumed and table is None  # died before it published: the old rows are still not "known"
+    again, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE)
+    assert again.resumed and table is None
+    (tmp_path / "runs" / run.id / "plan.json").unlink()  # died before its plan was frozen
+    resumed, table = open_run(Store(), str(tmp_path), method="geotoken", fingerprint="f2", archive=ARCHIVE, relocate=True)
+    assert not resumed.resumed and table is None
     whole_run(tmp_path, [("object", ["b", "c"])], fingerprint="f2", relocate=True)
     assert ids(tmp_path) == ["b", "c"]
     with pytest.raises(UserError, match="another model"):
@@ -176,11 +181,13 @@ def test_relocate_starts_the_table_anew(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_over_another_archive_is_not_mixed(tmp_path: Path) -> None:
-    begin(opened(tmp_path))
+    begin(opened(tmp_path)).freeze([manifest([("object", ["a"])])], {})
     other = {**ARCHIVE, "uri": "s3://elsewhere"}
     with pytest.raises(UserError, match="unfinished run 000001 over s3://a/b"):
         opened(tmp_path, archive=other)
-    assert begin(opened(tmp_path, archive=other, relocate=True)).id == "000002"
+    second = begin(opened(tmp_path, archive=other, relocate=True))
+    assert second.id == "000002"
+    second.freeze([manifest([("object", ["a"])])], {})
     assert opened(tmp_path, archive=other).resumed
 
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geobatch.errors import MachineError, UserError
-from geobatch.store import Changed, Denied, Store, disk
+from geobatch.store import Changed, Denied, Store, StoreConfig, Unreadable, disk, stream
+from geobatch.store.uri import Place
+from tests.store.test_stream import MIB, Drip
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8)
 
@@ -104,3 +106,37 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(Denied, match="choose another output"):
             write(str(tmp_path / "file" / "below"), b"x")
     assert not Store().exists(str(tmp_path))
+
+
+@pytest.mark.parametrize("slow", [4, 40])
+def test_a_disk_that_is_slow_for_a_while_is_opened_again_and_one_that_stays_slow_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int
+) -> None:
+    """The first mebibytes take 105 s each, so that 16 of them take more than --store.request-timeout."""
+    path, clock = tmp_path / "x.tar", Drip(0, lambda number: 105.0 if number < slow else 0.1)
+    path.write_bytes(bytes(8 * MIB))
+    read, opened, times = disk._Open.read, disk._Open.__init__, list[int]()
+
+    def slowly(self: disk._Open, size: int) -> bytes:
+        clock.now += clock.takes(self._file.tell() // MIB)
+        return read(self, size)
+
+    def counted(self: disk._Open, place: Place, start: int, if_match: str | None) -> None:
+        times.append(start // MIB)
+        opened(self, place, start, if_match)
+
+    monkeypatch.setattr(disk._Open, "read", slowly)
+    monkeypatch.setattr(disk._Open, "__init__", counted)
+    monkeypatch.setattr(stream, "time", clock)
+    with Store(StoreConfig(attempts=3, backoff=0.0)).stream(str(path)) as file:
+        if slow == 4:
+            assert b"".join(iter(lambda: file.read(MIB), b"")) == bytes(8 * MIB)
+        else:
+            with pytest.raises(Unreadable, match=r"failed 3 times, at last with TimeoutError: 2097152 bytes came in 120 s"):
+                list(iter(lambda: file.read(MIB), b""))
+    assert times == [0, 2, 4]
+
+
+def test_what_the_system_says_of_a_disk_is_final(tmp_path: Path) -> None:
+    assert isinstance(disk.judge(TimeoutError(errno.ETIMEDOUT, "Connection timed out"), "file:///x"), Unreadable)
+    assert disk.judge(TimeoutError("16 bytes came in 120 s"), "file:///x") is None
