@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -58,6 +58,7 @@ class Hands:
         memory: bytes of heap one actor asks for; 0 says nothing.
         at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine.
         deadline: seconds that a slice may take before its process is ended; 0: the stage has deadlines of its own.
+        spread: see `geobatch.layout.Pool`; of members, which are no stages of a dataset.
         guard: stands around the stage in its actor: called with the stage and a slice, gives its rows, or None for a slice
             that goes no further.
     """
@@ -74,6 +75,7 @@ class Hands:
     memory: int = 0
     at_once: int = 1
     deadline: float = 3600.0
+    spread: bool = False
     guard: Callable[[Any, Slice], pa.Table | None] | None = None
 
     def __call__(self) -> Any:
@@ -95,6 +97,7 @@ class Hands:
             labels=self.labels,
             least=max(1, self.least),
             most=max(1, self.workers, self.least),
+            spread=self.spread,
         )
 
 
@@ -253,7 +256,10 @@ def settings(no_progress_hours: float = 12.0) -> None:
 
 
 def run_river(
-    blocks: list[pa.Table], river: list[Hands], cut: Callable[[Callable[[bool], None]], None] | None = None
+    blocks: list[pa.Table],
+    river: list[Hands],
+    cut: Callable[[Callable[[bool], None]], None] | None = None,
+    beside: Sequence[Hands] = (),
 ) -> Iterator[pa.Table]:
     """Sends each block through the stages as its own task and yields what comes out, in the order it is done.
 
@@ -262,6 +268,7 @@ def run_river(
         river: the stages.
         cut: is handed a function that any thread may call to end the iteration now; what is under way is dropped, and told to
             kill, the actors that are at it die at once.
+        beside: members that the stages ask; they need room as well where nodes are lost.
 
     Raises:
         MachineError: nodes went for good, and what is left is too little for all actors at once.
@@ -277,7 +284,7 @@ def run_river(
     end = breaking_off(dataset, pools)
     if cut is not None:
         cut(end)
-    with Starving(pools, partial(end, True)) as starving:
+    with Starving([*pools, *(each.pool() for each in beside)], partial(end, True)) as starving:
         try:
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 starving.fed()

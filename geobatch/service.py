@@ -143,7 +143,7 @@ def asking(river: Iterable[Hands]) -> list[Hands]:
     """What the members that a river's stages will ask need room for, each service as a stage that nothing flows through."""
     found = [service for hands in river for service in services(hands) if service.cpus and service.make]
     return [
-        Hands(stage=each.member, workers=len(each.make), least=len(each.make), cpus=each.cpus)
+        Hands(stage=each.member, workers=len(each.make), least=len(each.make), cpus=each.cpus, spread=True)
         for each in {each.name: each for each in found}.values()
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -90,6 +91,24 @@ def test_what_one_node_alone_can_hold_has_its_room_before_the_small_and_the_larg
     assert turns(sizes) == [2, 3, 1, 0, 4]
     disk = Pool(name="Spill", each={"CPU": 0.1, "disk": 1})
     assert turns([*stages, disk, pool("Sample", 0, gpus=0.5)]) == [4, 1, 3, 0, 2]
+
+
+def test_members_stand_on_a_node_each_before_any_stage_has_room() -> None:
+    """As Ray's SPREAD places them, however they would be packed."""
+    nodes = Nodes(types=(HEAD, NodeType(name="node", resources={"CPU": 2}, most=4)))
+    members = Pool(name="Part", each={"CPU": 0.5}, least=4, most=4, spread=True)
+    stages = [pool(f"S{number}") for number in range(4)]
+    assert settle([pool("Read", 0.5, most=9), *stages, members], nodes) == [4, 1, 1, 1, 1, 4]
+    assert turns([*stages, members])[0] == 4
+    with pytest.raises(UserError, match="S4 finds no room"):
+        settle([*stages, pool("S4"), members], nodes)
+    assert settle([*stages, pool("S4"), replace(members, spread=False)], nodes) == [1, 1, 1, 1, 1, 4]
+    # More of them than nodes, of two kinds: on those that hold the fewest.
+    two = Nodes(types=(NodeType(name="small", resources={"CPU": 2}), NodeType(name="large", resources={"CPU": 4, "GPU": 1})))
+    assert settle([pool("Embed", 3, 1), replace(members, least=3, most=3)], two) == [1, 3]
+    # Nodes that are still to come are brought for all that is asked.
+    assert settle([*stages, members], Nodes(types=(HEAD, NodeType(name="new", resources={"CPU": 2}, most=3, brought=True)))) \
+        == [1, 1, 1, 1, 4]  # fmt: skip
 
 
 def test_an_autoscaler_that_tells_nothing_refuses_nothing() -> None:

@@ -202,7 +202,7 @@ def _work(run: Run, frozen: dict[str, Any], job: Flow, lease: Lease, watching: W
             alone, error, reason = all(task["shard"][0].as_py() < 0 for task in tasks), None, None
             try:
                 with Progress(job.what, images, done=done) as progress:
-                    reason = _pass(tasks, river, lease, watching, progress)
+                    reason = _pass(tasks, river, members, lease, watching, progress)
             except (ray.exceptions.RayError, GeobatchError) as failure:
                 if fault := users_fault(error := failure):
                     raise fault from None
@@ -241,14 +241,16 @@ def computed(stage: Any, piece: Slice) -> pa.Table:
     return piece.rows.append_column(REUSED, pa.nulls(len(piece.rows), REUSED.type))
 
 
-def _pass(tasks: list[pa.Table], river: list[Hands], lease: Lease, watching: Watching, progress: Progress) -> str | None:
+def _pass(
+    tasks: list[pa.Table], river: list[Hands], members: list[Hands], lease: Lease, watching: Watching, progress: Progress
+) -> str | None:
     """Sends the tasks through once; returns why a watch ended it, if one did."""
     with serving(river), ExitStack() as stack:
         watching.river(river)
         gate = river[0].make["gate"]
         drain = stack.enter_context(Drain(watching, gate)) if gate is not None else None
         try:
-            for block in run_river(tasks, river, cut=drain.cut_with if drain else None):
+            for block in run_river(tasks, river, cut=drain.cut_with if drain else None, beside=members):
                 lease.check()
                 for row in block.to_pylist():
                     if row["shard"] >= 0:

@@ -100,6 +100,7 @@ def test_greedy_tokens_are_those_of_transformers_for_twenty_pictures(served: Gen
     compare(served, reference)
 
 
+@pytest.mark.torture  # a core of its own, half a minute; Gemma's is the same path
 def test_qwens_greedy_tokens_are_those_of_transformers_for_twenty_pictures(qwens: list[Generator]) -> None:
     compare(*qwens)
 

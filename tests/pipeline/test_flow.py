@@ -54,7 +54,7 @@ def test_what_a_watch_raised_is_what_ends_the_pass(tmp_path: Path, monkeypatch: 
         Progress("located") as progress,
         pytest.raises(UserError, match="price of a machine"),
     ):
-        flowing._pass([], hands, lease, Watching([Raises()]), progress)
+        flowing._pass([], hands, [], lease, Watching([Raises()]), progress)
 
 
 def test_the_journals_last_line_tells_what_the_canary_found(tmp_path: Path) -> None:

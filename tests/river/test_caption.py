@@ -113,6 +113,7 @@ def check_curated(folder: Path, account: dict[str, Any]) -> pa.Table:
     return kept
 
 
+@pytest.mark.torture  # the flow is that of every run, whose driver is killed in test_kills
 @pytest.mark.timeout(400)
 def test_killed_taken_up_and_curated_anew(lesson: Lesson) -> None:
     output, store = lesson.folder / "out", Store()

@@ -21,6 +21,7 @@ def members(path: Path) -> list[tuple[str, bytes]]:
         return [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
 
 
+@pytest.mark.torture  # four jobs; random histories without Ray (tests/sink/test_histories.py) know every such night
 @pytest.mark.timeout(600)
 def test_overwritten_objects_and_tars_are_located_anew(
     tiny: Tiny, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def test_every_broken_odd_and_sound_file_is_a_row(realdata: Path, tiny: Tiny, tm
     assert ended.peak_bytes < 8 << 30
 
 
+@pytest.mark.torture  # images that kill and stall, in one night, are in test_nightly
 @pytest.mark.timeout(300)
 def test_files_that_kill_stall_or_bloat_their_decoder_are_one_rejection_each(tiny: Tiny, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
