@@ -42,7 +42,9 @@ def test_what_a_watch_raised_is_what_ends_the_pass(tmp_path: Path, monkeypatch: 
     """The pass is broken off by force, and all that Ray says is that actors died."""
     broken_off = threading.Event()
 
-    def river(tasks: list[pa.Table], hands: list[Hands], cut: Callable[[Callable[[bool], None]], None]) -> Iterator[pa.Table]:
+    def river(
+        tasks: list[pa.Table], hands: list[Hands], cut: Callable[[Callable[[bool], None]], None], **_: Any
+    ) -> Iterator[pa.Table]:
         cut(lambda force: broken_off.set())
         assert broken_off.wait(20)
         raise ray.exceptions.RayActorError
