@@ -17,10 +17,13 @@ import pytest
 
 from geobatch.access import settle_mode
 from geobatch.errors import UserError
+from geobatch.methods.geolocsft.train import HISTORY
 from geobatch.pipeline.submit import Head, Submit, submit
 from geobatch.sink import latest, read
 from geobatch.store import Store
 from tests.conftest import S3Server
+from tests.engine import tiny as engines
+from tests.methods.geolocsft import pupil
 from tests.river.cluster import TOKEN, Standing, head
 from tests.river.conftest import Tiny, arguments, upload
 from tests.river.job import ROOT
@@ -166,6 +169,40 @@ def test_ray_s_own_command_submits_the_same_job(
     assert lease[-1]["released"] and lease[-1]["who"] == "by-hand-1"
     ran = by_hand("by-hand-2", *command("by_hand", "--max-cost", "no number"))
     assert ran.returncode == 1 and "--max-cost" in ran.stdout and "Traceback" not in ran.stdout
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_a_training_is_submitted_stopped_and_gone_on_with(
+    cluster: Standing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the same command; the one that goes on begins at the last checkpoint."""
+    base = pupil.base(engines.gemma3, tmp_path / "base")
+    captions = pupil.captions(tmp_path / "captions.parquet", pupil.crops(12))
+    job = ["python", "jobs/geolocsft_train.py", "--captions", str(captions), "--base", base, "--output", str(tmp_path / "out")]
+    job += ["--loop.workers", "2", "--loop.checkpoint-steps", "5", "--loop.storage", str(tmp_path / "kept")]
+    job += ["--tuning.steps", "40", "--tuning.batch", "4", "--tuning.no-bf16", "--tuning.no-checkpointing"]
+    job += ["--validation.share", "0.2", "--validation.tokens", "5"]
+    head, watched = Head(cluster.dashboard), settings(cluster, "training", date="2026-11-21")
+
+    def stopped() -> None:
+        until = time.monotonic() + 400
+        while time.monotonic() < until and len(list((tmp_path / "kept").glob("**/checkpoint*"))) < 2:
+            time.sleep(0.1)
+        head.client.stop_job("training-2026-11-21-a1")
+
+    stopping = threading.Thread(target=stopped)
+    stopping.start()
+    assert submit(watched, job) == 143
+    stopping.join()
+    assert not list((tmp_path / "out").glob("**/adapter_model.safetensors"))
+    assert submit(watched, job) == 0
+    said = capfd.readouterr().out
+    assert "training-2026-11-21-a2" in said and "Traceback" not in said
+    (adapter,) = (tmp_path / "out").glob("**/adapter_model.safetensors")
+    (history,) = (tmp_path / "out").glob(f"**/{HISTORY}")
+    assert adapter.stat().st_size > 0
+    assert [each["step"] for each in json.loads(history.read_text())] == list(range(1, 41))
 
 
 @pytest.mark.torture
