@@ -42,7 +42,7 @@ NAP = 2.0
 
 #: Slices of every slot at least, and for how many slots there is one more: those that came first must not have done all before
 #: the last is there, and actors start one after the other.
-ROUNDS, MORE = 6, 2
+ROUNDS, MORE = 6, 1
 
 #: (nodes, slots on each)
 NODES = [(1, 2), (2, 2), (4, 2), (8, 2), (16, 2)]
@@ -183,9 +183,10 @@ def run() -> list[dict[str, Any]]:
     """The table of both sweeps, and a row for the largest size of each against the smallest."""
     rows = []
     for what, sizes in (("nodes", NODES), ("slots of one node", SLOTS)):
-        found = [(nodes, slots, apart(nodes, slots)) for nodes, slots in sizes]
-        for nodes, slots, told in found:
-            print(line(nodes, slots, told), flush=True)
+        found = []
+        for nodes, slots in sizes:
+            found.append((nodes, slots, apart(nodes, slots)))
+            print(line(*found[-1]), flush=True)
         (_, _, least), (nodes, slots, most) = found[0], found[-1]
         said = ", ".join(
             f"{a * b} {100 * each['efficiency']:.0f} % ({100 * each['whole']:.0f} % whole)" for a, b, each in found
