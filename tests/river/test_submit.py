@@ -101,7 +101,12 @@ def test_a_job_is_submitted_left_stopped_and_finished(
     with (tmp_path / "log").open("w+") as log:
         own = ["--address", cluster.dashboard, "--name", "night", "--date", "2026-11-21"]
         process = subprocess.Popen(
-            [sys.executable, "jobs/submit.py", *own, "--", *asked], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "jobs/submit.py", *own, "--", *asked],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Who is started in the background ignores Ctrl-C, and so does all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  it takes no lock
         )
         until = time.monotonic() + 400
         while commits(store, output) < 2:
