@@ -36,6 +36,10 @@ from geobatch.starving import Starving, breaking_off
 #: Attempts for a slice whose actor died, after the first.
 TASK_RETRIES = 3
 
+#: Slices at one actor of a stage that alone serves the whole river and is soon through. Ray's driver gives an actor two at a
+#: look, and looks at most ten times a second: such a stage let 18 slices a second pass, whatever the others could do.
+AHEAD = 16
+
 #: Actors of one stage, at most, where nobody says how many: more wait for what one driver and one listing give them.
 MOST = 256
 
@@ -56,7 +60,8 @@ class Hands:
         resources: amounts of custom resources of one actor.
         labels: labels that its node must have ({"market": "spot"}).
         memory: bytes of heap one actor asks for; 0 says nothing.
-        at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine.
+        at_once: slices that one actor works on at a time, in threads, for a stage that waits for an engine or a store.
+        ahead: slices at one actor, worked on or waiting, at least twice `at_once`; what waits at one is nobody else's.
         deadline: seconds that a slice may take before its process is ended; 0: the stage has deadlines of its own.
         spread: see `geobatch.layout.Pool`; of members, which are no stages of a dataset.
         guard: stands around the stage in its actor: called with the stage and a slice, gives its rows, or None for a slice
@@ -74,6 +79,7 @@ class Hands:
     labels: dict[str, str] = field(default_factory=dict)
     memory: int = 0
     at_once: int = 1
+    ahead: int = 2
     deadline: float = 3600.0
     spread: bool = False
     guard: Callable[[Any, Slice], pa.Table | None] | None = None
@@ -157,6 +163,7 @@ def through(dataset: Any, hands: Hands) -> Any:
     """Appends a stage to a Ray dataset of slices, as a pool of actors."""
     import ray
 
+    many = {"max_concurrent_calls_per_actor": hands.at_once, "enable_true_multi_threading": True}
     with warnings.catch_warnings():
         # `max_task_retries` goes through arguments that 2.64 removes and for which 2.60 has no other name.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
@@ -166,11 +173,8 @@ def through(dataset: Any, hands: Hands) -> Any:
             compute=ray.data.ActorPoolStrategy(
                 min_size=max(1, hands.least),
                 max_size=max(1, hands.workers, hands.least),
-                **(
-                    {"max_concurrent_calls_per_actor": hands.at_once, "enable_true_multi_threading": True}
-                    if hands.at_once > 1
-                    else {}
-                ),
+                max_tasks_in_flight_per_actor=max(hands.ahead, 2 * hands.at_once),
+                **(many if hands.at_once > 1 else {}),
             ),
             batch_size=1 if hands.gpus else None,  # a slice is a row; with GPUs Ray insists on a number
             batch_format="pyarrow",

@@ -14,7 +14,8 @@ Not covered: what other jobs on the same cluster hold. It is theirs until they e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from geobatch.errors import UserError
 
@@ -111,13 +112,23 @@ class Nodes:
 def settle(pools: Sequence[Pool], nodes: Nodes) -> list[int]:
     """Actors that each pool can have, between its `least` and its `most`.
 
-    What is too much for all is taken from each in proportion to what it asks for, so that none starves.
+    What is too much for all is taken from each in proportion to what it asks for, so that none starves. Where no pool asks for
+    a GPU, and the least of all finds room elsewhere, nobody is laid out on the CPUs of nodes with GPUs that are still to come:
+    an autoscaler would bring them once all others are full, at more than twice the price of a CPU.
 
     Raises:
         UserError: no node type could ever hold an actor, or not the least of all pools at once.
     """
     if not nodes.known:
         return [pool.most for pool in pools]
+    cheap = tuple(each for each in nodes.types if not (each.brought and each.resources.get("GPU")))
+    if len(cheap) < len(nodes.types) and not any(pool.each.get("GPU") for pool in pools):
+        with suppress(UserError):
+            return _settle(pools, replace(nodes, types=cheap))
+    return _settle(pools, nodes)
+
+
+def _settle(pools: Sequence[Pool], nodes: Nodes) -> list[int]:
     for pool in pools:
         if not any(each.holds(pool) for each in nodes.types):
             raise UserError(_nowhere(pool, nodes))

@@ -10,6 +10,7 @@ read nothing is known, and nobody may refuse work for it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,40 @@ def _counted(alive: list[dict[str, Any]], types: list[NodeType]) -> tuple[NodeTy
         others.setdefault(key, ["head" if head else "node", resources, labels, 0])[3] += 1
     there = [NodeType(name=name, resources=has, labels=labels, most=most) for name, has, labels, most in others.values()]
     return (*there, *found.values())
+
+
+def status() -> Any:
+    """What autoscaler and head say of nodes now, a `ray.autoscaler.v2.schema.ClusterStatus`; takes some milliseconds."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    return get_cluster_status(ray.get_runtime_context().gcs_address)
+
+
+def wait() -> str:
+    """`waited_for` of now; empty where no cluster was joined."""
+    import ray
+
+    return waited_for(status()) if ray.is_initialized() else ""
+
+
+def waited_for(told: Any) -> str:
+    """Which nodes the autoscaler is bringing or could not bring, out of a `status`; empty where there are none of either."""
+    coming = Counter(each.ray_node_type_name for each in told.pending_nodes)
+    for each in told.pending_launches:
+        coming[each.ray_node_type_name] += each.count
+    says = [f"asked for and not there: {_numbers(coming)}"] if coming else []
+    if told.failed_launches:
+        last = max(told.failed_launches, key=lambda each: each.failed_ts_s or 0)
+        why = " ".join((last.details or "no reason given").split())
+        says.append(f"the last that could not be had: {last.ray_node_type_name}, {why}")
+    if told.failed_nodes:
+        says.append(f"gone: {_numbers(Counter(each.ray_node_type_name for each in told.failed_nodes))}")
+    return "; ".join(says)
+
+
+def _numbers(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 def unseen(path: Path) -> list[str]:

@@ -5,7 +5,8 @@ for CPUs that the surviving ones hold, who wait for them: on two nodes of two CP
 stage, nothing came in 270 s, and nothing would. Ray has no word for it. So while nothing comes, the pools are laid out anew on
 what is there; if they no longer fit, and still nothing has come after `PATIENCE`, the pass is broken off.
 
-A wait for nodes that an autoscaler could bring is none of this: they count as there.
+A wait for nodes that an autoscaler could bring is none of this: they count as there. What is waited for, and why the last one
+could not be had, is said after `PATIENCE` and every hour from then on, for as long as nothing comes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from typing import Any
 from geobatch import nodes
 from geobatch.errors import MachineError, UserError
 from geobatch.layout import Nodes, Pool, settle
+from geobatch.progress import say
 from geobatch.turns import in_turn
 
 #: Seconds between two looks, and that a pass may stand still on nodes that do not hold it.
 POLL, PATIENCE = 15.0, 300.0
+
+#: Seconds between two lines on what is waited for.
+AGAIN = 3600.0
 
 
 class Starving:
@@ -32,6 +37,7 @@ class Starving:
         end: breaks the pass off; may be called again.
         see: the nodes there are and could be.
         poll, patience: seconds, see above.
+        told: which nodes are waited for; empty: none.
     """
 
     def __init__(
@@ -41,8 +47,9 @@ class Starving:
         see: Callable[[], Nodes] = nodes.seen,
         poll: float = POLL,
         patience: float = PATIENCE,
+        told: Callable[[], str] = nodes.wait,
     ) -> None:
-        self.pools, self.end, self.see, self.poll, self.patience = pools, end, see, poll, patience
+        self.pools, self.end, self.see, self.poll, self.patience, self.told = pools, end, see, poll, patience, told
         self.starved = False
         self._last = time.monotonic()
         self._left = threading.Event()
@@ -68,14 +75,26 @@ class Starving:
         )
 
     def _watch(self) -> None:
-        fitted = time.monotonic()
+        fitted = said = time.monotonic()
         while not self._left.wait(self.poll):
             now = time.monotonic()
+            if now - self._last < self.patience:
+                said = now - AGAIN
+            elif now - said >= AGAIN:
+                said = now
+                self._tell(now - self._last)
             if now - self._last < self.poll or self._fits():
                 fitted = now
             elif now - max(fitted, self._last) >= self.patience:
                 self.starved = True
                 self.end()
+
+    def _tell(self, seconds: float) -> None:
+        try:
+            if found := self.told():
+                say(f"nothing has come through for {seconds / 60:.0f} min; {found}")
+        except Exception:  # noqa: BLE001  a head that does not answer is asked again
+            return
 
     def _fits(self) -> bool:
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geobatch.actors import MOST, Hands, Slice, _on_slices, cores, workers_of
+from geobatch.actors import AHEAD, MOST, Hands, Slice, _on_slices, cores, through, workers_of
 from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
 
 ROWS = pa.schema(
@@ -139,3 +140,17 @@ def test_pools_of_the_default_share_what_there_is() -> None:
 )
 def test_beside_a_gpu_no_cpu_is_kept_unless_asked_for(hands: Hands, cores: float) -> None:
     assert hands.cores == cores == hands.pool().each["CPU"]
+
+
+@pytest.mark.parametrize(
+    ("hands", "slices"), [(Hands(stage=Shout), 2), (Hands(stage=Shout, ahead=AHEAD), AHEAD), (Hands(stage=Shout, at_once=4), 8)]
+)
+def test_an_actor_is_given_slices_ahead(hands: Hands, slices: int) -> None:
+    """Two by default, as one is worked on; more where one actor serves all, or Ray's driver, which looks ten times a second,
+    would be the pace of the whole river."""
+
+    class Dataset:
+        def map_batches(self, *_: object, compute: Any, **__: object) -> Any:
+            return compute
+
+    assert through(Dataset(), hands).max_tasks_in_flight_per_actor == slices

@@ -192,3 +192,14 @@ def test_cpus_in_halves_and_doubles_are_refused_only_where_no_way_of_placing_the
         settle(pools, nodes)
     except UserError:
         assert not possible(pools, [1] * len(pools), nodes)
+
+
+def test_who_asks_for_no_gpu_brings_no_node_that_has_one() -> None:
+    cpus = NodeType(name="cpu", resources={"CPU": 16}, most=2, brought=True)
+    cloud = Nodes(types=(HEAD, cpus, GPU), workers=20)
+    assert settle([pool("Decode", most=1000), pool("Write", 0.5)], cloud) == [31, 1]
+    assert settle([pool("Decode", most=1000), pool("Embed", gpus=1)], cloud)[0] > 31
+    assert settle([pool("Decode", most=1000)], Nodes(types=(HEAD, GPU), workers=2)) == [16]  # where there is nothing else
+    assert settle([pool("Decode", most=40), pool("Match", 8, most=4, least=4)], cloud)[1] == 4
+    there = NodeType(name="node", resources={"CPU": 8, "GPU": 1})  # paid already
+    assert settle([pool("Decode", most=1000)], Nodes(types=(HEAD, cpus, there), workers=2)) == [40]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileConfigReader
+from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 
 from geobatch import nodes
 from geobatch.actors import Hands
 from geobatch.layout import UNBOUNDED, Nodes, NodeType, settle
 from geobatch.nodes import _alike, _counted, brought, configured, types_of
+from geobatch.pipeline.machines import coming
 from tests.river.cloud import autoscaling
 
 ROOT = Path(__file__).parent.parent
@@ -185,3 +188,44 @@ def test_what_knows_where_it_lies_is_asked_wherever_it_stands_and_the_rest_is_th
     }
     assert brought(plain) is plain
     assert brought(Hands(stage=Far, make={"model": Far()})).make == {"model": "/here"}
+
+
+def cluster(**told: Any) -> ClusterStatus:
+    """What a cluster says of nodes: by name of the type, those on their way, launched, failed."""
+    node = partial(NodeInfo, instance_type_name="g6.2xlarge", ip_address="")
+    ask = partial(LaunchRequest, instance_type_name="g6.2xlarge", count=2, request_ts_s=1)
+    return ClusterStatus(
+        pending_nodes=[node(ray_node_type_name=name, instance_id=f"i{at}") for at, name in enumerate(told.get("pending", []))],
+        pending_launches=[
+            ask(ray_node_type_name=name, state=LaunchRequest.Status.PENDING) for name in told.get("launches", [])
+        ],
+        failed_launches=[
+            ask(ray_node_type_name=name, state=LaunchRequest.Status.FAILED, failed_ts_s=at, details=why)
+            for name, at, why in told.get("failed", [])
+        ],
+        failed_nodes=[node(ray_node_type_name=name, instance_id=name) for name in told.get("gone", [])],
+    )
+
+
+def test_what_is_waited_for_is_one_line() -> None:
+    assert nodes.waited_for(cluster()) == ""
+    text = nodes.waited_for(
+        cluster(
+            pending=["gpu_l4", "cpu", "gpu_l4"],
+            launches=["gpu_l4"],
+            failed=[("gpu_l4", 20, "no permission\n for spot"), ("cpu", 10, "earlier")],
+            gone=["cpu"],
+        )
+    )
+    assert text == (
+        "asked for and not there: 1 cpu, 4 gpu_l4; the last that could not be had: gpu_l4, no permission for spot; gone: 1 cpu"
+    )
+    assert "cpu, no reason given" in nodes.waited_for(cluster(failed=[("cpu", None, None)]))
+
+
+def test_machines_that_were_launched_are_paid_before_they_are_nodes_of_ray() -> None:
+    """By the instance and the market that the autoscaler's file names: a machine says neither before it is there."""
+    spot = NodeType(name="gpu_l4", resources={"CPU": 8}, labels={"instance": "g6.2xlarge", "market": "spot"}, brought=True)
+    like, other = coming(cluster(pending=["gpu_l4", "other"]), [spot])
+    assert (like.id, like.names[0]) == ("i0", "g6.2xlarge spot")
+    assert (other.id, other.names[:2]) == ("i1", ("g6.2xlarge", "other"))

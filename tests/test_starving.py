@@ -58,3 +58,25 @@ def test_a_node_that_comes_back_in_time_is_enough() -> None:
 def test_what_it_says_is_one_line_that_ends_with_what_to_do() -> None:
     text = str(Starving(POOLS, lambda: None).fault())
     assert "\n" not in text and text.endswith("run the same command again")
+
+
+def test_what_is_waited_for_is_said_once_an_hour_while_nothing_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    with Starving(POOLS, lambda: None, lambda: COMING, poll=0.01, patience=0.1, told=lambda: "asked for: 2 gpu") as starving:
+        time.sleep(0.5)
+        assert capsys.readouterr().out.count("nothing has come through for 0 min; asked for: 2 gpu") == 1
+        for _ in range(20):
+            starving.fed()
+            time.sleep(0.01)
+        assert capsys.readouterr().out == ""
+        time.sleep(0.4)
+        assert capsys.readouterr().out.count("asked for: 2 gpu") == 1  # it came, and stopped again
+
+
+def test_where_no_node_is_waited_for_or_the_head_is_silent_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def silent() -> str:
+        raise TimeoutError("the head does not answer")
+
+    for told in (lambda: "", silent):
+        with Starving(POOLS, lambda: None, lambda: COMING, poll=0.01, patience=0.05, told=told):
+            time.sleep(0.3)
+    assert capsys.readouterr().out == ""

@@ -46,6 +46,9 @@ from geobatch.sink.record import WHOLE
 from geobatch.sink.reuse import Reuse
 from geobatch.store import Store, StoreConfig, split
 
+#: Slices that are written at a time: two PUTs each, 50 ms or so apiece, would keep one hand at a dozen slices a second.
+WRITES = 4
+
 #: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.
 GO_ON = ("deadline", "cost", "price")
 
@@ -222,7 +225,8 @@ def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, A
     reads = {"archive": job.archive, "store": job.source, "output": job.store, "gate": gate, "last": last}
     read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
     output = split(job.output).uri  # absolute: a node's processes have folders of their own
-    write = Hands(stage=Write, make={"output": output, "stamp": stamp, "store": job.store}, cpus=0.5)
+    writes = {"output": output, "stamp": stamp, "store": job.store}
+    write = Hands(stage=Write, make=writes, cpus=0.5, at_once=WRITES)
     stages = [
         guarded(hands, ledger, gate if first else None)
         for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)

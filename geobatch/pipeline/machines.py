@@ -5,19 +5,24 @@ two looks counts for all the time between them, one that came or went between th
 of `LOOK_SECONDS` at its coming and at its going, at most, and right if it stays. One that came and went between two looks was
 never there.
 
-What counts is the cluster while the run lasts, whoever else works on it: that is what is paid.
+What counts is the cluster while the run lasts, whoever else works on it: that is what is paid. So machines of a cloud count
+from their launch, while they are not Ray's nodes yet (`coming`).
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
+import geobatch.nodes
 from geobatch.errors import UserError
 from geobatch.joining import joins
+from geobatch.layout import NodeType
 from geobatch.pipeline.prices import HERE, SPOT, Prices
 
 #: Seconds between two looks.
@@ -89,13 +94,30 @@ def nodes(address: str | None) -> list[Node]:
         return [Node(HERE, (HERE,))]
     if not ray.is_initialized():
         return []
-    from ray.autoscaler.v2.sdk import get_cluster_status
-
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    return [
+    status = geobatch.nodes.status()
+    there = [
         Node(node.node_id, named(node.labels or {}, node.instance_type_name, node.ray_node_type_name, node.total_resources()))
         for node in (*status.active_nodes, *status.idle_nodes)
     ]
+    # Of Kubernetes' pods on their way nobody knows which have a machine yet.
+    paid = status.pending_nodes and not os.environ.get("KUBERNETES_SERVICE_HOST")
+    return [*there, *(coming(status, geobatch.nodes.seen().types) if paid else [])]
+
+
+def coming(status: Any, types: Iterable[NodeType]) -> list[Node]:
+    """Machines that were launched, and are paid, and are no nodes of Ray's yet: they pull images, or try to, all night.
+
+    Args:
+        status: see `geobatch.nodes.status`.
+        types: what the autoscaler was told of them; their labels name instance and market, which none says of itself yet.
+    """
+    told = {each.name: each for each in types if each.brought}
+    found = []
+    for each in status.pending_nodes:
+        kind = told.get(each.ray_node_type_name)
+        labels, resources = (kind.labels, kind.resources) if kind else ({}, {})
+        found.append(Node(each.instance_id, named(labels, each.instance_type_name, each.ray_node_type_name, resources)))
+    return found
 
 
 def named(labels: Mapping[str, str], instance: str, group: str, resources: Mapping[str, float]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
     0    all is done
     2    ended in order since nobody could say what it cost, which --max-cost has to know: the price of a new kind of machine is
-         missing, or the cluster does not say what nodes it has
+         missing, or the cluster does not say what nodes it has; or after `BARREN` seconds without an image read, since no
+         nodes came that could
     3    more images were rejected than --max-rejected allows, at the end or so many that it was ended before, or the canary is
          worse and --canary-stop was given
     4    ended in order at --deadline or --max-cost with something left, which the next run does
@@ -30,6 +31,9 @@ from geobatch.pipeline.entry import DONE, ENDED, REJECTED, USER
 from geobatch.pipeline.frozen import Wanted
 from geobatch.pipeline.limits import PRICE, Budget, Costs, Rejections, too_many
 from geobatch.pipeline.watch import Watch
+
+#: Seconds of a run without an image read that are no night's work: nodes take five minutes or ten to come.
+BARREN = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,10 @@ class Night:
             return REJECTED, line
         if not ended:
             return DONE, None
+        if status == ENDED and not account["read"] and account.get("wall_seconds", 0.0) >= BARREN:
+            minutes = account["wall_seconds"] / 60
+            line = f"ended, {ended}, and in {minutes:.0f} min not one image was read"
+            return USER, f"{line}; see by `ray status` and in the log which nodes did not come, then run it again"
         failed = "" if self.retry_rejected is None else ", after what was rejected again"
         line = f"ended before all was done, {ended}; {_left(account)}{stands}; the same command goes on with the rest{failed}"
         return status, line

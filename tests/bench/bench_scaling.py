@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from geobatch.actors import Hands, Slice, run_river
+from geobatch.actors import AHEAD, Hands, Slice, run_river
 from geobatch.joining import SILENCE
 
 #: Seconds that a slice takes in the stage that is scaled; 128 photographs take a decoder and an encoder 2 to 5.
@@ -110,9 +110,9 @@ def trial(nodes: int, slots: int, nap: float = NAP) -> dict[str, float]:
             cluster.add_node(num_cpus=slots, resources={"slot": slots}, object_store_memory=80_000_000)
         cluster.wait_for_nodes()
         river = [
-            Hands(stage=Deal, cpus=0.5),
+            Hands(stage=Deal, cpus=0.5, ahead=AHEAD),
             Hands(stage=Doze, make={"nap": nap}, workers=count, least=count, cpus=0.0, resources={"slot": 1.0}),
-            Hands(stage=Tally, cpus=0.5),
+            Hands(stage=Tally, cpus=0.5, ahead=AHEAD),
         ]
         tasks = [pa.table({"shard": [shard]}) for shard in range(count * rounds)]
         ray_s = [process for process in psutil.Process().children(recursive=True) if "ray::" not in " ".join(process.cmdline())]

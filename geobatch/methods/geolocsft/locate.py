@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geobatch.actors import Hands
+from geobatch.actors import AHEAD, Hands
 from geobatch.engine.gallery import read_record
 from geobatch.engine.opening import on_gpus
 from geobatch.engine.request import GeneratorConfig
@@ -82,7 +82,7 @@ def river(who: Student, settings: Locate, workers: int) -> list[Hands]:
     }
     gpus = settings.generator.tensor_parallel if on_gpus(who.base, settings.generator) else 0
     stages.append(Hands(stage=Ask, make=asks, workers=settings.engines, gpus=gpus, at_once=AT_ONCE))
-    stages.append(Hands(stage=Agree, make={"config": settings.consensus}, cpus=0.5))
+    stages.append(Hands(stage=Agree, make={"config": settings.consensus}, cpus=0.5, ahead=AHEAD))
     return stages
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from geobatch.actors import Hands
+from geobatch.actors import AHEAD, Hands
 from geobatch.engine.gallery import load, read_record
 from geobatch.engine.opening import on_gpus
 from geobatch.engine.vision import Precision
@@ -97,13 +97,13 @@ def river(model: Path, gallery: Path, settings: Locate, workers: int) -> list[Ha
     }
     stages = [
         Hands(stage=Embed, make=embed, workers=workers, gpus=settings.gpus),
-        Hands(stage=Retrieve, make=retrieve, gpus=settings.gallery_gpus),
+        Hands(stage=Retrieve, make=retrieve, gpus=settings.gallery_gpus, ahead=AHEAD),
         Hands(stage=Sample, make=sample, workers=workers, gpus=settings.gpus),
     ]
     if rewarded:
         reward = {"model": str(model / REWARD), "device": device}
         stages.append(Hands(stage=Reward, make=reward, workers=workers, gpus=settings.gpus))
-    stages.append(Hands(stage=Select, make=select))
+    stages.append(Hands(stage=Select, make=select, ahead=AHEAD))
     if settings.judge.asked:
         told = settings.judge
         local = bool(told.model) and on_gpus(told.model, told.generator)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from geobatch.actors import Hands
+from geobatch.actors import AHEAD, Hands
 from geobatch.engine.gallery import load, read_record
 from geobatch.engine.opening import on_gpus
 from geobatch.engine.request import GeneratorConfig
@@ -104,13 +104,13 @@ def river(
         "gpu": settings.gallery_gpus > 0,
         "shards": settings.shards,
     }
-    stages.append(Hands(stage=Match, make=match, gpus=settings.gallery_gpus))
+    stages.append(Hands(stage=Match, make=match, gpus=settings.gallery_gpus, ahead=AHEAD))
     return stages
 
 
 def saying() -> Hands:
     """The stage that a river over texts begins with, in the place of Decode."""
-    return Hands(stage=Say, cpus=0.5)
+    return Hands(stage=Say, cpus=0.5, ahead=AHEAD)
 
 
 def decides(settings: Locate, texts: bool) -> dict[str, Any]:
