@@ -8,6 +8,10 @@ recovers within ten minutes (RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S), and the fi
 
 `cluster.yaml` names it as an external provider, so Ray loads it where `ray up` is typed and beside the autoscaler on the head.
 
+A refusal for want of rights says nothing of a type, and to go on to the next would be to pay for on-demand machines because of
+it: an account that never used spot lacks the role for it. Nothing is passed over then, and the autoscaler's log says what to
+do; the run waits, and its deadline ends it.
+
 What must hold for it: types that stand in for each other offer equal `resources`, memory included, since Ray compares how
 well a node would be used before it asks which type failed.
 
@@ -16,6 +20,7 @@ Not covered: a type that is given and taken away again while it boots; Ray count
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -30,6 +35,11 @@ from ray.core.generated.instance_manager_pb2 import InstanceUpdateEvent
 
 #: Words in EC2's codes that blame the number of requests, not the type.
 _TOO_FAST = ("RequestLimitExceeded", "Throttl")
+
+#: How those codes of EC2 begin that blame the account.
+_NO_RIGHT = ("AuthFailure", "UnauthorizedOperation")
+
+_log = logging.getLogger(__name__)
 
 
 class Told(CloudResourceMonitor):
@@ -77,11 +87,17 @@ class Telling(NodeProvider):
         self, node_config: dict[str, Any], tags: dict[str, str], count: int, resources: dict[str, float], labels: dict[str, str]
     ) -> Any:
         """As the provider's own, which raises what it raises."""
+        kind = tags[TAG_RAY_USER_NODE_TYPE]
         try:
             return super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
         except NodeLaunchException as error:
-            if not any(word in str(error.category) for word in _TOO_FAST):
-                self._refused.put(tags[TAG_RAY_USER_NODE_TYPE])  # before Ray hears of it and plans anew
+            code = str(error.category)
+            if code.startswith(_NO_RIGHT):
+                _log.error(
+                    "EC2 refuses %s (%s): mend the rights or make spot's role, as the top of cluster.yaml says", kind, code
+                )
+            elif not any(word in code for word in _TOO_FAST):
+                self._refused.put(kind)  # before Ray hears of it and plans anew
             raise
 
 

@@ -77,6 +77,10 @@ def check_launcher(config: Document) -> None:
         for disk in kind["node_config"]["BlockDeviceMappings"]:
             ebs = shape.members["BlockDeviceMappings"].member.members["Ebs"]
             assert disk["Ebs"]["VolumeType"] in ebs.members["VolumeType"].enum
+        if name != config["head_node_type"]:  # whoever outlives the head ends itself, wholly (`test_alone` runs the script)
+            assert "shutdown -h now" in asked["UserData"] and asked["InstanceInitiatedShutdownBehavior"] == "terminate"
+        else:
+            assert "UserData" not in asked
     check_pools(config)
     check_closed(config)
     check_image(config)
@@ -154,10 +158,13 @@ def check_manifest(document: Document) -> None:
     job = document["spec"]["jobTemplate"]
     cluster = job["rayClusterSpec"]
     for number, group in enumerate([cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]):
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, **group["template"]}
+        about = {"name": f"pod-{number}", **group["template"]["metadata"]}
+        pod = {"apiVersion": "v1", "kind": "Pod", **group["template"], "metadata": about}
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
         check_pod(group["template"]["spec"])
+        assert about["annotations"] == {"karpenter.sh/do-not-disrupt": "true"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["headGroupSpec"]["template"]["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}
     groups = cluster["workerGroupSpecs"]
     assert all(group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"] for group in groups)
     gpus = [group for group in groups if "nvidia.com/gpu" in limits(group)]
@@ -177,10 +184,21 @@ def limits(group: Document) -> Document:
 
 
 def check_pod(pod: Document) -> None:
-    """What is mounted is there; models are fetched to a disk of the node's own."""
+    """What is mounted is there; models are fetched to a disk of the node's own, asked for and never over its limit."""
     mounted = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     assert {*mounted} == {volume["name"] for volume in pod["volumes"]}
     assert mounted["cache"] == "/cache" and pod["serviceAccountName"].startswith("geobatch-")
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+    disks = {name: gibibytes(volume["sizeLimit"]) for name, volume in volumes.items() if volume.get("medium") != "Memory"}
+    container = pod["containers"][0]
+    assert gibibytes(container["resources"]["requests"]["ephemeral-storage"]) >= sum(disks.values())
+    cache = int({each["name"]: each["value"] for each in container["env"]}["GEOBATCH_CACHE_BYTES"])
+    assert 0.9 <= cache / 2**30 / disks["cache"] <= 0.96
+
+
+def gibibytes(size: str) -> float:
+    assert size.endswith("Gi")
+    return float(size[:-2])
 
 
 def check_market(affinity: Document) -> None:
@@ -265,6 +283,14 @@ SPOILED_LAUNCHER: dict[str, Callable[[Document], object]] = {
     "another registry than is signed in to": lambda c: c["docker"].update(
         image="OTHER.dkr.ecr.us-west-2.amazonaws.com/g:0.1.0"
     ),
+    "a worker that outlives its head": lambda c: c["available_node_types"]["gpu_on_demand"]["node_config"].pop("UserData"),
+    "a worker that is kept, stopped": lambda c: c["available_node_types"]["gpu_on_demand"]["node_config"].pop(
+        "InstanceInitiatedShutdownBehavior"
+    ),
+    "a behaviour that is none": lambda c: c["available_node_types"]["cpu"]["node_config"].update(
+        InstanceInitiatedShutdownBehavior="vanish"
+    ),
+    "a head that ends itself": lambda c: c["available_node_types"]["head"]["node_config"].update(UserData="shutdown -h now"),
     "another Ray": lambda c: c.update(setup_commands=["pip install ray"]),
 }
 
@@ -284,6 +310,16 @@ def _job(document: Document) -> Document:
 
 def _gpu(document: Document) -> Document:
     found: Document = _job(document)["rayClusterSpec"]["workerGroupSpecs"][1]
+    return found
+
+
+def _container(document: Document) -> Document:
+    found: Document = _gpu(document)["template"]["spec"]["containers"][0]
+    return found
+
+
+def _head(document: Document) -> Document:
+    found: Document = _job(document)["rayClusterSpec"]["headGroupSpec"]["template"]
     return found
 
 
@@ -325,6 +361,16 @@ SPOILED_MANIFEST: dict[str, Callable[[Document], object]] = {
         _gpu(d)["template"]["spec"]["volumes"].pop(0),
         _gpu(d)["template"]["spec"]["containers"][0]["volumeMounts"].pop(0),
     ],
+    "a head on spot": lambda d: _head(d)["spec"].pop("nodeSelector"),
+    "a head that is moved": lambda d: _head(d)["metadata"].pop("annotations"),
+    "a worker that is moved": lambda d: _gpu(d)["template"].pop("metadata"),
+    "an annotation that is no word": lambda d: _gpu(d)["template"]["metadata"]["annotations"].update(
+        {"karpenter.sh/do-not-disrupt": True}
+    ),
+    "a disk that nobody asked for": lambda d: _container(d)["resources"]["requests"].pop("ephemeral-storage"),
+    "a disk smaller than its cache": lambda d: _container(d)["resources"]["requests"].update({"ephemeral-storage": "140Gi"}),
+    "a cache that knows no limit": lambda d: _container(d).pop("env"),
+    "a cache over its limit": lambda d: _container(d)["env"][0].update(value="162000000000"),
     "rights of nobody": lambda d: _gpu(d)["template"]["spec"].pop("serviceAccountName"),
 }
 

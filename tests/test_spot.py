@@ -146,6 +146,19 @@ def test_being_asked_too_often_is_no_fault_of_a_type(cloud: Cloud, code: str) ->
     assert cloud.chosen(CPU=1, GPU=1) == "gpu_l4"
 
 
+@pytest.mark.parametrize("code", ["AuthFailure.ServiceLinkedRoleCreationNotPermitted", "UnauthorizedOperation"])
+def test_a_want_of_rights_brings_nothing_dearer_and_says_what_to_do(
+    cloud: Cloud, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in GPUS:
+        cloud.launch("gpu_l4", code)
+        assert cloud.chosen(CPU=1, GPU=1) == "gpu_l4"
+    told = [record.getMessage() for record in caplog.records if record.name == "geobatch.spot"]
+    assert len(told) == len(GPUS) and f"gpu_l4 ({code}): mend the rights or make spot's role" in told[0]
+    top = (ROOT / "cluster.yaml").read_text().split("cluster_name:")[0]
+    assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in top
+
+
 def _rays_own(config: dict[str, Any]) -> None:
     config["provider"]["type"] = "aws"
 

@@ -85,6 +85,19 @@ def test_every_instance_of_the_nightly_manifest_has_a_price() -> None:
     assert len(named) == 6 and [name for name in named if Prices().of(name) is None] == []
 
 
+def test_every_group_of_the_nightly_manifest_has_a_price_in_the_file_that_it_tells_of(tmp_path: Path) -> None:
+    """By what a pod says of itself: its group and its resources, never its node's type."""
+    text = (ROOT / "jobs/cluster/nightly.yaml").read_text()
+    told = re.search(r'^# +(\{"hours": .*\})$', text, re.MULTILINE)
+    assert told is not None and "--prices s3://" in yaml.safe_load(text)["spec"]["jobTemplate"]["entrypoint"]
+    (tmp_path / "prices.json").write_text(told[1])
+    prices = load(Store(), str(tmp_path / "prices.json"))
+    groups = yaml.safe_load(text)["spec"]["jobTemplate"]["rayClusterSpec"]["workerGroupSpecs"]
+    for group in ("headgroup", *(each["groupName"] for each in groups)):
+        kind = prices.kind(named({"ray.io/node-group": group}, "", group, {"CPU": 15}))
+        assert kind == group and prices.of(kind) is not None
+
+
 def test_every_node_of_the_cluster_file_has_a_price() -> None:
     """By what a node of it says of itself once it is up: its labels, its group, its resources."""
     types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
