@@ -38,11 +38,17 @@ IDENTITY = [
     pa.field("size", pa.int64()),  # encoded bytes of the image
 ]
 
+#: In an etag's place: the object may be there, and the store does not show it.
+HIDDEN = "?"
+#: In an offset's place, see PLAN.
+UNOPENED = -1
+
 #: One row of the frozen manifest. All rows of a shard are contiguous; shards are numbered from 0 in the order planned.
 #: kind "object": one row an image. kind "tar": one row a file, its members appear as it is read; or one row a byte part
 #: that it takes to read the first one's members (offset = where a part's own members begin, its size if none does). kind
 #: "zip": one row a member (offset = of its entry in the central directory, bytes). kind "parquet": one row a row group
-#: (offset = its index). kind "text": one row a file, whose rows appear as it is read.
+#: (offset = its index). kind "text": one row a file, whose rows appear as it is read. offset = UNOPENED: the store did not
+#: give the container when it was planned; null in a zip or Parquet file: it was damaged.
 PLAN = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),

@@ -14,7 +14,8 @@ CSV that does not close, each line up to where that shows is a rejection, so tha
 in there nobody knows, and 128 KiB is where it shows at the latest. Blank lines are no rows.
 
 Every row is met once and in the file's order; only what is read is in memory: a chunk of 1 MiB, a row, a batch of Parquet.
-What it does not cover: UTF-16; JSON in which the rows are deeper than in the outermost list.
+What it does not cover: UTF-16; JSON in which the rows are deeper than in the outermost list; Parquet's lists that are views, of
+which pyarrow 26 loses some behind a null when it casts them.
 """
 
 from __future__ import annotations
@@ -225,18 +226,22 @@ def _text_columns(file: pq.ParquetFile) -> list[str]:
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return bool(_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kind = kind.value_type if _is_list(kind) else kind
+    return _is_text(kind) or parquet.are_bytes(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _names(kind: pa.DataType) -> bool:
     """Whether a column may hold names or numbers: what is nested or binary is an image, and long."""
-    return not pa.types.is_nested(kind) and not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind)
+    return not pa.types.is_nested(kind) and not parquet.are_bytes(kind)
 
 
 def _parquet(store: Store, uri: str, etag: str | None, column: str) -> Iterator[Row]:
@@ -264,13 +269,12 @@ def _parquet(store: Store, uri: str, etag: str | None, column: str) -> Iterator[
 
 def _plain_values(values: pa.Array) -> list[Any]:
     """Python values; texts as bytes, since Parquet's need not be UTF-8."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
     kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        if _is_text(kind.value_type):
-            values = values.cast(pa.list_(pa.binary()) if pa.types.is_list(kind) else pa.large_list(pa.large_binary()))
+    if _is_list(kind) and _is_text(kind.value_type):
+        values = values.cast(pa.large_list(pa.large_binary()))
     elif _is_text(kind):
-        values = values.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+        values = values.cast(pa.large_binary())
+    elif pa.types.is_dictionary(kind):
+        values = values.cast(kind.value_type)
     found: list[Any] = values.to_pylist()
     return found

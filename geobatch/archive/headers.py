@@ -17,8 +17,19 @@ from typing import BinaryIO, cast
 _LEAP = 16 << 20
 #: Bytes of one member's headers, long names and sparse maps included; more is damage, not a header.
 HEADER = 1 << 20
-#: What headers and compressed streams raise when they are damaged.
-DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, KeyError, IndexError, OverflowError, struct.error)
+#: What headers and compressed streams raise when they are damaged. tarfile recurses once for each long name or pax header.
+DAMAGE = (
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    RecursionError,
+)
 INSIDE = "the file ends inside a member"
 
 

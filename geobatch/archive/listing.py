@@ -12,7 +12,7 @@ from typing import NamedTuple
 from geobatch.archive import manifest, parts
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.names import Names, container, named_like_an_image, text_form
-from geobatch.errors import UserError
+from geobatch.errors import GeobatchError, UserError
 from geobatch.store import Changed, Denied, NotFound, Object, Store, Withheld, split
 
 #: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
@@ -23,7 +23,7 @@ class Source(NamedTuple):
     """One object that may be read: its name for the globs, and its kind in the plan, or None for what may be an image.
 
     The byte parts of a tar are one source: `found` is the first of them, `name` is the joined file's, and `lacking` says which
-    of them are missing.
+    of them are missing. What a manifest names and the store does not show, though it may be there, is `hidden`.
     """
 
     found: Object | None
@@ -32,6 +32,7 @@ class Source(NamedTuple):
     kind: str | None
     parts: tuple[Object, ...] = ()
     lacking: str = ""
+    hidden: bool = False
 
 
 class Page(NamedTuple):
@@ -64,7 +65,7 @@ def pages(store: Store, config: ArchiveConfig, names: Names) -> Iterator[Page]:
         yield Page([_file(uri, found, names, texts=True)])
     elif manifest.is_manifest(uri) and manifest.names_images(store, found):
         for listed in manifest.pages(store, found):
-            yield Page([Source(each, named, named, container(named) or "object") for named, each in listed], listed.passed)
+            yield Page([_row(*each) for each in listed], listed.passed)
     elif sequence := parts.from_first(store, found):
         yield _page(names, "", [], [sequence])
     else:
@@ -88,6 +89,11 @@ def _file(uri: str, found: Object, names: Names, *, texts: bool = False) -> Sour
     raise UserError(f"{uri} is neither a folder nor a {wanted}; name what it holds with --archive")
 
 
+def _row(uri: str, said: Object | GeobatchError | None) -> Source:
+    found = said if isinstance(said, Object) else None
+    return Source(found, uri, uri, container(uri) or "object", hidden=isinstance(said, GeobatchError))
+
+
 def _page(names: Names, root: str, loose: list[Object], sequences: list[parts.Sequence]) -> Page:
     sources = [Source(each, each.uri, (name := each.uri[len(root) :]), names.kind(name)) for each in loose]
     return Page(
@@ -103,6 +109,8 @@ def probe(store: Store, sources: list[Source]) -> None:
     """
     denied: Denied | None = None
     for source in sources[:_PROBES]:
+        if source.found is None and not source.hidden:
+            continue
         try:
             store.get(source.uri, 0, 1)
             return

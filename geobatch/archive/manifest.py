@@ -1,9 +1,9 @@
 """A CSV or Parquet file that names the images of an archive, one URI a row.
 
 The column is called `uri`. A URI without a scheme is relative to the folder the manifest lies in. The store is asked for
-the size and etag of each, many at once; what is not there keeps a row, so that it ends as a rejection and not in silence. A
-URI met again is dropped and counted: the same object is one image. What was met is remembered as 16 bytes of its BLAKE2
-digest, in sorted runs that merge as they grow: 160 MB for ten million rows.
+the size and etag of each, many at once; what is not there, what the store does not show and what is no URI keep a row, so that
+each ends as a rejection and not in silence. A URI met again is dropped and counted: the same object is one image. What was met
+is remembered as 16 bytes of its BLAKE2 digest, in sorted runs that merge as they grow: 160 MB for ten million rows.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from geobatch.archive.parquet import image_column, opened
+from geobatch.archive.parquet import DAMAGE, image_column, opened
 from geobatch.errors import GeobatchError, UserError
-from geobatch.store import Object, Store, join, split
+from geobatch.store import ALONE, Object, Store, Unreadable, join, split
 
 #: Rows asked of the store and compared with what was met at once.
 _BATCH = 1000
+#: Objects of which a store that answers says nothing however often it is asked, one behind the other, before it is at fault.
+_IN_A_ROW = 100
 
 
-class Listed(list[tuple[str, Object | None]]):
-    """A page: each URI with what the store says of it, None where nothing can be said; `passed` counts rows left out."""
+class Listed(list[tuple[str, Object | GeobatchError | None]]):
+    """A page: each URI with what the store says of it, be it why it says nothing; None where nothing is; `passed` counts rows
+    left out.
+    """
 
     passed: int = 0
 
@@ -45,7 +49,7 @@ def names_images(store: Store, found: Object) -> bool:
         return True
     try:
         schema = opened(store, found.uri, found.size, found.etag).schema_arrow
-    except pa.ArrowException:
+    except DAMAGE:
         return False  # a broken archive: the reader will say so in a row
     if image_column(schema) is not None:
         return False
@@ -60,9 +64,10 @@ def pages(store: Store, found: Object) -> Iterator[Listed]:
 
     Raises:
         UserError: it cannot be read, or has no column `uri`.
+        Unreadable: the store failed, or said nothing of `_IN_A_ROW` objects.
     """
     folder = found.uri[: found.uri.rindex("/") + 1]
-    met = _Met()
+    asked = _Asked(store)
     waiting: list[str] = []
     page = Listed()
     for texts in _columns(store, found):
@@ -72,23 +77,33 @@ def pages(store: Store, found: Object) -> Iterator[Listed]:
                 continue
             waiting.append(_absolute(text, folder))
             if len(waiting) == _BATCH:
-                yield _asked(store, waiting, met, page)
+                yield asked(waiting, page)
                 waiting, page = [], Listed()
-    yield _asked(store, waiting, met, page)
+    yield asked(waiting, page)
 
 
 def _absolute(text: str, folder: str) -> str:
-    return split(text if "://" in text or text.startswith("/") else join(folder, text)).uri
+    try:
+        return split(text if "://" in text or text.startswith("/") else join(folder, text)).uri
+    except UserError:
+        return text  # of which the store will say that nothing is there
 
 
-def _asked(store: Store, uris: list[str], met: _Met, page: Listed) -> Listed:
-    new = [uri for uri, again in zip(uris, met.again(uris), strict=True) if not again]
-    page.passed += len(uris) - len(new)
-    for uri, answer in zip(new, store.head_many(new), strict=True):
-        if isinstance(answer, GeobatchError) and not isinstance(answer, UserError):
-            raise answer
-        page.append((uri, answer if isinstance(answer, Object) else None))
-    return page
+class _Asked:
+    """Asks the store about the rows of one manifest."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._met, self._silent = store, _Met(), 0
+
+    def __call__(self, uris: list[str], page: Listed) -> Listed:
+        new = [uri for uri, again in zip(uris, self._met.again(uris), strict=True) if not again]
+        page.passed += len(uris) - len(new)
+        for uri, answer in zip(new, self._store.head_many(new), strict=True):
+            self._silent = self._silent + 1 if isinstance(answer, Unreadable) and answer.exhausted else 0
+            if isinstance(answer, GeobatchError) and (self._silent == _IN_A_ROW or not isinstance(answer, ALONE)):
+                raise answer
+            page.append((uri, answer))
+        return page
 
 
 def _columns(store: Store, found: Object) -> Iterator[list[str | None]]:
@@ -108,7 +123,7 @@ def _columns(store: Store, found: Object) -> Iterator[list[str | None]]:
             )
             for batch in reader:
                 yield batch.column(0).to_pylist()
-    except (pa.ArrowException, KeyError) as error:
+    except (*DAMAGE, KeyError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{found.uri} cannot be read as a manifest ({said}); it must have a column uri") from error
 

@@ -1,10 +1,11 @@
 """Images in a column of a Parquet file, as Hugging Face and others ship them.
 
-The column is of bytes, or of structs with a field `bytes` beside the `path` that the image once had. Rows are called by
-their number in the file, `…parquet#row=17`: names in other columns are neither unique nor fixed. A shard is a run of
-row groups of one file; it falls into slices like a tar, and `Slice.end` is the row of the shard where the next begins.
-Rows are decoded a few at a time; what is whole in memory is a page, twice and a half. Writers end pages at 1 MiB, but many
-look only every 1024 rows, so that a row group of fewer rows is often one page: those of Hugging Face have 100.
+The column is of bytes (plain, large, views, or a dictionary's), or of structs with a field `bytes` beside the `path` that the
+image once had. Rows are called by their number in the file, `…parquet#row=17`: names in other columns are neither unique nor
+fixed. A shard is a run of row groups of one file; it falls into slices like a tar, and `Slice.end` is the row of the shard
+where the next begins. Rows are decoded a few at a time; what is whole in memory is a page, twice and a half, or a row group's
+dictionary, four times. Writers end pages at 1 MiB, but many look only every 1024 rows, so that a row group of fewer rows is
+often one page: those of Hugging Face have 100.
 
 A table that geobatch wrote is no archive, and a geometry (GeoParquet's) no image: an output that lies in an archive, today's or
 one of last year, would else be read as images of 21 bytes.
@@ -26,9 +27,10 @@ import pyarrow.parquet as pq
 
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.names import escaped
-from geobatch.archive.prefix import fate_of, too_large
+from geobatch.archive.prefix import fate_of, too_large, unopened
 from geobatch.archive.slice import NOTHING, Rows, Slice, close
 from geobatch.errors import Rejection
+from geobatch.schema import UNOPENED
 from geobatch.store import ALONE, NotFound, Store
 
 #: Names an image column is looked for under, first come first taken; failing these, a sole column of a fitting type.
@@ -86,7 +88,13 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return are_bytes(kind)
+
+
+def are_bytes(kind: pa.DataType) -> bool:
+    """Whether a column's values are bytes, however they are laid out."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def runs(file: pq.ParquetFile, config: ArchiveConfig) -> Iterator[list[tuple[int, Group]]]:
@@ -156,6 +164,9 @@ def _contents(store: Store, plan: pa.Table, skip: int, config: ArchiveConfig) ->
         if found is None:
             raise NotFound(f"{uri} does not exist")
         file = opened(store, uri, found.size, etag or found.etag)
+        if UNOPENED in plan["offset"].to_pylist():
+            yield _Row(max(row, skip), escaped(uri), unopened())
+            return
         column = image_column(file.schema_arrow)
         if column is None or None in plan["offset"].to_pylist():
             raise pa.ArrowInvalid("its footer tells of no image column")

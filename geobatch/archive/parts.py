@@ -3,8 +3,8 @@
 Large archives are published cut by `split`: MP16-Pro's 370 GB are 19 files `mp-16-images00` … `mp-16-images18`, others are
 called `x.tar.00`, `x.tar.aa`, `x.tar.part1`, `x.tgz-001`. Parts that say `tar` in their name are known by it, in whatever
 width they are numbered. A name that says nothing is taken for a first part only if it ends in `00`, `01`, `aa` or the like,
-what is listed next is its successor, and its first block is a tar's header: the listing of a million other files costs no
-request. As `split` does, `89` may be followed by `9000` and `yz` by `zaaa`.
+what is listed next is its successor, and its first block can be read and is a tar's header: the listing of a million other
+files costs no request. As `split` does, `89` may be followed by `9000` and `yz` by `zaaa`.
 
 A sequence must be whole: it begins at 0, 1 or a. Where parts are missing, as while it is uploaded, it is not read but for one
 rejection: its members would be torn, and whatever else lies in the archive is worth its night. It is planned again once the
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from geobatch.archive.names import Names, container
 from geobatch.errors import UserError
-from geobatch.store import Object, Store
+from geobatch.store import ALONE, Object, Store
 
 _NAMED = re.compile(
     r"(?P<tar>.*\.(?:tar|tgz|tar\.gz))(?P<mark>[._-]?(?:part|split|chunk)?[._-]?)(?P<number>\d{1,9}|[a-z]{2,6})",
@@ -104,7 +104,7 @@ class Parts:
         """Keeps the object if it is a part; settles what it shows about those before."""
         last = self._open[-1] if self._open else self._first
         if last is not None:
-            if _follows(last, found) and (self._open or is_tar(self._store, last)):
+            if _follows(last, found) and (self._open or self._tar(last)):
                 self._open = [*(self._open or [last]), found]
                 self._first = None
                 return True
@@ -112,6 +112,13 @@ class Parts:
                 return False  # a companion of the part, such as its checksum
             self._settle(loose, whole, found)
         return self._begins(found)
+
+    def _tar(self, found: Object) -> bool:
+        """Whether it is a tar as far as the store says: two neighbours' names promise nothing, and cost no run."""
+        try:
+            return is_tar(self._store, found)
+        except ALONE:
+            return False
 
     def _begins(self, found: Object) -> bool:
         """Keeps an object whose name is a part's, or may be a first part's."""

@@ -24,7 +24,7 @@ from geobatch.archive.cut import cut
 from geobatch.archive.listing import Source, pages, probe
 from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.errors import UserError
-from geobatch.schema import PLAN
+from geobatch.schema import HIDDEN, PLAN, UNOPENED
 from geobatch.store import ALONE, Object, Store
 
 __all__ = ["ArchiveConfig", "Planned", "plan"]
@@ -37,7 +37,8 @@ _LOOSE = ("object", None)
 #: Kinds of a container whose rows appear as it is read, and of those whose members the globs choose.
 _UNSEEN, _CHOSEN = ("tar", "text"), ("tar", "zip")
 
-#: Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks.
+#: Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks, or, if HIDDEN,
+#: does not show.
 Known = Callable[[list[tuple[str, str | None]]], list[bool]]
 #: Told the objects that are there, wanted or not.
 Met = Callable[[list[str]], None]
@@ -160,7 +161,8 @@ class _Planner:
             self.listed += page.passed
             self.skipped += page.passed
             if self._met is not None:
-                self._met([each.uri for source in page.sources for each in source.parts or (source.found,) if each is not None])
+                there = [source for source in page.sources if source.found is not None or source.hidden]
+                self._met([each.uri for source in there for each in source.parts or (source,)])
             for source in self._unknown(self._named(page.sources)):
                 if source.kind in _LOOSE or source.found is None:
                     if full := self._one(source):
@@ -206,7 +208,7 @@ class _Planner:
                 self._empty.append((found.uri, found.etag))
         except ALONE:
             # Gone, replaced, forbidden or withheld since it was listed: the reader will meet the same and say so in a row.
-            yield [_Row(kind, escaped(found.uri), found.uri, found.etag, found.size, None)]
+            yield [_Row(kind, escaped(found.uri), found.uri, found.etag, found.size, UNOPENED)]
 
     def _zip(self, found: Object) -> Iterator[list[_Row]]:
         ids = MemberIds(found.uri)
@@ -270,11 +272,11 @@ class _Planner:
                 self.skipped += 1
 
     def _unknown(self, page: Iterator[Source]) -> list[Source]:
-        """The sources that are not known; the first of all is probed."""
+        """The sources that are not known; the first of all are probed, unless what is known has shown that it may be read."""
         wanted = list(page)
         if self._known is not None:
             single = [source for source in wanted if not source.parts]
-            asked = [(source.uri, None if source.found is None else source.found.etag) for source in single]
+            asked = [(each.uri, each.found.etag if each.found else HIDDEN if each.hidden else None) for each in single]
             known = {source for source, yes in zip(single, self._known(asked) if asked else (), strict=True) if yes}
             for source in wanted:  # of parts that are not all there the first stands for the rest
                 parts = source.parts[:1] if source.lacking else source.parts
@@ -286,5 +288,6 @@ class _Planner:
             wanted = [source for source in wanted if source not in known]
         if wanted and not self._probed:
             self._probed = True
-            probe(self._store, wanted)
+            if not self.known:
+                probe(self._store, wanted)
         return wanted

@@ -25,6 +25,11 @@ def fate_of(error: GeobatchError) -> Rejection:
     return Rejection(reason, str(error))
 
 
+def unopened() -> Rejection:
+    """The rejection of a container that the store gives, and did not when it was planned."""
+    return Rejection("unreadable", "the store withheld it when it was planned; run again with --retry-rejected unreadable")
+
+
 def too_large(size: int, config: ArchiveConfig) -> Rejection:
     """The rejection of an image of so many bytes."""
     return Rejection("too_large", f"{size} bytes, more than {config.max_bytes}")

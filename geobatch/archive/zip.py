@@ -4,27 +4,31 @@ Planning reads the central directory once, as a stream of entries, so that a zip
 their names and nothing else. A plan row holds the byte where its entry stands; reading a member fetches that entry and
 gives it to the standard library, behind the file, as if it were the whole directory. So a shard of 256 members out of a
 million costs 256 entries, not a million; a bad entry costs no other; and everything a zip can be (zip64, deflate, bzip2,
-LZMA, data descriptors) is read by `zipfile`, which never inflates a member beyond the size its entry states.
+LZMA, data descriptors) is read by `zipfile`. No member is inflated beyond the size its entry states: `zipfile` sees to that
+but for bzip2 and LZMA, which it inflates as far as they go, and which are therefore inflated here.
 
 What it does not cover: archives split over several files; members that are encrypted (rejected).
 """
 
 from __future__ import annotations
 
+import bz2
 import io
 import lzma
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from copy import copy
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
 from geobatch.archive.config import ArchiveConfig
-from geobatch.archive.prefix import fate_of, too_large
+from geobatch.archive.prefix import fate_of, too_large, unopened
 from geobatch.archive.slice import NOTHING, Rows, Slice
 from geobatch.errors import Rejection
+from geobatch.schema import UNOPENED
 from geobatch.store import ALONE, Store
 
 if TYPE_CHECKING:
@@ -217,12 +221,40 @@ class _Members:
 
 
 def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        return _bounded(archive, info)
     with archive.open(info) as file:
         data = file.read(info.file_size)
         file.read(1)  # only at the end is the checksum compared
     if len(data) != info.file_size:
         raise zipfile.BadZipFile(f"{len(data)} bytes where {info.file_size} were stated")
     return data
+
+
+def _bounded(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member of bzip2 or LZMA."""
+    packed = copy(info)  # as it lies there: stored, and with no checksum of its own
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
+    del packed.CRC
+    data = bytearray()
+    with archive.open(packed) as file:
+        inflate = bz2.BZ2Decompressor() if info.compress_type == zipfile.ZIP_BZIP2 else _lzma(file.read(9), info.file_size)
+        while not inflate.eof and len(data) <= info.file_size and (piece := file.read(1 << 16)):
+            data += inflate.decompress(piece, info.file_size + 1 - len(data))
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile(f"not the {info.file_size} bytes that were stated, or not with their checksum")
+    return bytes(data)
+
+
+def _lzma(head: bytes, size: int) -> lzma.LZMADecompressor:
+    """For what follows the head of an LZMA member, which is of no more than `size` bytes and needs no larger dictionary."""
+    _, _, length, coded, window = struct.unpack("<BBHBL", head)
+    if length != 5:
+        raise zipfile.BadZipFile(f"{length} bytes of LZMA properties where 5 are the rule")
+    literals = {"lc": coded % 9, "lp": coded // 9 % 5, "pb": coded // 45}
+    return lzma.LZMADecompressor(
+        lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": min(window, max(size, 4096)), **literals}]
+    )
 
 
 def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]:
@@ -240,6 +272,8 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig) -> Iterator[Slice]
             content = opened
         elif row["offset"] is None:
             content = Rejection("broken_archive", "its central directory cannot be read from here on")
+        elif row["offset"] == UNOPENED:
+            content = unopened()
         else:
             content = opened.content(row["offset"])
         if isinstance(content, Rejection):

@@ -6,9 +6,10 @@ these objects were listed, wanted or not. And at the end, `gone`: which objects 
 **Marked, not forgotten.** An object that is gone keeps its rows; its name goes into `deleted/*.parquet`, which the next
 table names (`geobatch.sink.table`), with the time of the listing that missed it first. It leaves that list once a listing
 meets it again. Gone is only what a complete listing of a prefix did not show below that prefix (objects of other archives
-that share the table are not judged), and what a manifest names and the store says is not there. A manifest that no longer
-names an object says nothing about it, nor does a glob that no longer fits. A listing that fails ends the run before anything
-is marked, and one that meets nothing of all the table holds is refused (`gone`): an unmounted disk looks like that.
+that share the table are not judged), and what a manifest names and the store says is not there; what it denies or withholds
+tonight may be there. A manifest that no longer names an object says nothing about it, nor does a glob that no longer fits. A
+listing that fails ends the run before anything is marked, and one that meets nothing of all the table holds is refused
+(`gone`): an unmounted disk looks like that.
 
 **Done again** are objects with a row rejected for a reason that is asked for, and sources read in part. A container is read
 again as a whole: its members that are placed already are recognised by their bytes and keep their prediction
@@ -32,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geobatch.errors import UserError
+from geobatch.schema import HIDDEN
 from geobatch.sink.keys import Gathered, digests, matches
 from geobatch.sink.table import DELETED, Piece, Snapshot, deleted_objects
 from geobatch.store import Store, join
@@ -101,19 +103,22 @@ class Held:
             self._state[entries] = _MET
 
     def known(self, objects: list[tuple[str, str | None]]) -> list[bool]:
-        """Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks.
+        """Which of these (uri, etag) need no work; without an etag, an object that a manifest names and the store lacks, or, if
+        it is HIDDEN, does not show.
 
-        What is not there and has rows needs none, and is gone: reading it again could only replace what is known of it.
+        What cannot be read and has rows needs none: reading it again could only replace what is known of it. What is not there
+        is gone.
         """
         wanted = self._digests([uri for uri, _ in objects])
         etags = np.array([_etag(etag) for _, etag in objects], np.uint64)
         lacking = np.array([etag is None for _, etag in objects], np.bool_)
+        barred = lacking | np.array([etag == HIDDEN for _, etag in objects], np.bool_)
         held, again = np.zeros(len(objects), np.bool_), np.full(len(objects), self._everything)
         for asked, entries in matches(self._first, self._second, wanted):
-            held[asked] |= (self._etag[entries] == etags[asked]) | lacking[asked]
+            held[asked] |= (self._etag[entries] == etags[asked]) | barred[asked]
             again[asked] |= self._again[entries]
             self._state[entries[lacking[asked]]] = _MISSED
-        return cast(list[bool], (held & (lacking | ~again)).tolist())
+        return cast(list[bool], (held & (barred | ~again)).tolist())
 
     def planned(self, uris: list[str]) -> None:
         """These objects are done again."""

@@ -119,11 +119,14 @@ class Store:
         """Whole objects in the order asked, `in_flight` GETs under way; an object's error stands in its place.
 
         `wanted` holds URIs, or pairs of a URI and the etag it must have. It is consumed as answers are taken, so that no
-        more than `in_flight` bodies are in memory. A UserError other than `Denied` and `NoBucket` concerns all: it is raised.
+        more than `in_flight` bodies are in memory. Nothing is at what is no URI. A UserError other than `Denied` and `NoBucket`
+        concerns all: it is raised.
         """
 
         def one(item: str | tuple[str, str | None]) -> bytes | GeobatchError:
             uri, etag = item if isinstance(item, tuple) else (item, None)
+            if (said := _misnamed(uri)) is not None:
+                return said
             try:
                 return self.get(uri, if_match=etag)
             except UserError as error:
@@ -147,9 +150,14 @@ class Store:
                     future.cancel()
 
     def head_many(self, uris: Iterable[str]) -> Iterator[Object | GeobatchError | None]:
-        """What `head` says of each URI, in order, `in_flight` under way; `Denied` and `Unreadable` stand in place."""
+        """What `head` says of each URI, in order, `in_flight` under way; `Denied` and `Unreadable` stand in place.
+
+        Nothing is at what is no URI.
+        """
 
         def one(uri: str) -> Object | GeobatchError | None:
+            if _misnamed(uri) is not None:
+                return None
             try:
                 return self.head(uri)
             except (Denied, Unreadable) as error:
@@ -247,6 +255,15 @@ class Store:
         probe = _probe(prefix)
         self.put(probe, b"plain")
         self.delete([probe])
+
+
+def _misnamed(uri: str) -> NotFound | None:
+    """What is wrong with a URI that is none, for one object of many."""
+    try:
+        split(uri)
+    except UserError as error:
+        return NotFound(str(error))
+    return None
 
 
 def _probe(prefix: str) -> str:

@@ -31,7 +31,7 @@ _NO_CREDENTIALS = (
     aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.TokenRetrievalError,
     aws.SSOError, aws.ProfileNotFound, aws.ConfigParseError, aws.InvalidConfigError,
 )  # fmt: skip
-_MISNAMED = (aws.ParamValidationError, aws.NoRegionError, aws.InvalidRegionError, ValueError)
+_MISNAMED = (aws.NoRegionError, aws.InvalidRegionError, ValueError)
 _NETWORK = (aws.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -44,8 +44,10 @@ def judge(error: Exception, uri: str) -> Exception | None:
         return UserError(
             f"no usable AWS credentials for {uri} ({said}); set AWS_ACCESS_KEY_ID and its secret, or --store.profile"
         )
-    if isinstance(error, _MISNAMED):
-        return UserError(f"S3 cannot be asked for {uri} ({said}); check the bucket's name, --store.endpoint and --store.region")
+    if isinstance(error, (aws.ParamValidationError, *_MISNAMED)):
+        # botocore itself refuses a name that no bucket can have, and a bucket without a key: one object of many is not there.
+        kind = NoBucket if isinstance(error, aws.ParamValidationError) else UserError
+        return kind(f"S3 cannot be asked for {uri} ({said}); check the bucket's name, --store.endpoint and --store.region")
     if isinstance(error, _NETWORK):
         return None
     return error

@@ -30,6 +30,9 @@ UNFINISHED = ".geobatch-"
 
 _PAGE = 1000
 
+#: What says that no file is there: a link that leads to itself, and a name longer than any file's, among it.
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+
 #: What a write meets that is the disk's fault, and nothing about the place: full, over its quota, broken.
 _SICK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
@@ -45,7 +48,7 @@ def judge(error: Exception, uri: str) -> Exception | None:
     """
     if isinstance(error, TimeoutError) and error.errno is None:
         return None
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    if isinstance(error, OSError) and error.errno in _NOWHERE:
         return NotFound(f"{uri} does not exist")
     if isinstance(error, PermissionError):
         return Denied(f"{uri} may not be touched ({error.strerror}); change its permissions or the user")
@@ -205,25 +208,33 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Object]:
     try:
         here = Path(folder or "/").stat()
         names = _sorted_names(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
     except OSError as error:
+        if error.errno in _NOWHERE:
+            return
         raise judge(error, f"file://{folder}") or error from error
     above = (*above, (here.st_dev, here.st_ino))
     for batch in names:
         for name in batch.to_pylist():
             path = f"{folder}/{name}"
-            if name.endswith("/"):
-                inner = Path(path).stat()
-                if (inner.st_dev, inner.st_ino) not in above:  # a link to a folder above would never end
-                    yield from _walk(path[:-1], above)
+            found = _entry(path)
+            if found is None:
                 continue
-            try:
-                found = Path(path).stat()
-            except FileNotFoundError:
-                continue  # deleted since, or a link to nowhere
-            if stat.S_ISREG(found.st_mode):
+            if name.endswith("/"):
+                if (found.st_dev, found.st_ino) not in above:  # a link to a folder above would never end
+                    yield from _walk(path[:-1], above)
+            elif stat.S_ISREG(found.st_mode):
                 yield Object(f"file://{path}", found.st_size, _etag(found))
+
+
+def _entry(path: str) -> os.stat_result | None:
+    """What stands at a name that a folder had; None: nothing any more, or a link to nowhere or where this user may not look."""
+    try:
+        return Path(path).stat()
+    except OSError as error:
+        # Not so a folder that may not be listed, or whose files may not be looked at: what it holds would pass for deleted.
+        if error.errno in _NOWHERE or (error.errno == errno.EACCES and os.path.islink(path)):  # noqa: PTH114 — never raises
+            return None
+        raise judge(error, f"file://{path}") or error from error
 
 
 def _sorted_names(folder: str) -> Iterator[pa.Array]:
@@ -233,7 +244,7 @@ def _sorted_names(folder: str) -> Iterator[pa.Array]:
         for entry in entries:
             if entry.name.startswith(UNFINISHED):
                 continue
-            names.append(entry.name + "/" if entry.is_dir() else entry.name)
+            names.append(entry.name + "/" if _is_folder(entry) else entry.name)
             if len(names) == 50_000:
                 chunks.append(_encoded(folder, names))
                 names = []
@@ -241,6 +252,13 @@ def _sorted_names(folder: str) -> Iterator[pa.Array]:
     everything = pa.chunked_array(chunks)
     order = pc.sort_indices(everything)
     return (everything.take(order[start : start + _PAGE]) for start in range(0, len(order), _PAGE))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link's; `_entry` meets the same and judges it
+        return False
 
 
 def _encoded(folder: str, names: list[str]) -> pa.Array:

@@ -137,6 +137,8 @@ class S3:
             return self._persist(place.uri, work)
         except NotFound:
             return None
+        except Unreadable as error:
+            raise self._alone(place, error) from error.__cause__
 
     def _first_byte(self, client: S3Client, place: Place) -> Object:
         try:

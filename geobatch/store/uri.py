@@ -38,7 +38,7 @@ def split(uri: str) -> Place:
     """Takes a URI or a local path apart.
 
     Raises:
-        UserError: another scheme than s3 and file, no bucket, or a host in a file URI.
+        UserError: another scheme than s3 and file, no bucket, a host in a file URI, or a zero byte in a path.
     """
     if uri.startswith("s3://"):
         bucket, _, key = uri[5:].partition("/")
@@ -51,6 +51,8 @@ def split(uri: str) -> Place:
         uri = uri[7:]
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", uri):
         raise UserError(f"{uri!r} is of an unknown scheme; write s3://bucket/prefix or a local path")
+    if "\0" in uri:
+        raise UserError(f"{uri!r} holds a zero byte, as no path does; write s3://bucket/prefix or a local path")
     if not uri:
         raise UserError("an empty path; write s3://bucket/prefix or a local path")
     return Place(None, os.path.abspath(uri))  # noqa: PTH100 — `resolve` would follow links and rename what the user named

@@ -74,6 +74,17 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, content: byt
     assert "\n" not in str(refused.value)
 
 
+def test_a_damaged_parquet_manifest_is_a_row_or_one_line(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"uri": ["a.jpg"] * 9}), file, write_page_checksum=True, compression="none", use_dictionary=False)
+    whole = file.getvalue()
+    uri = put(tmp_path, "m.parquet", make.damaged(whole, len(whole) - 60, 40))
+    assert fates(rows(STORE, ArchiveConfig(uri=uri))) == {"m.parquet": "broken_archive"}
+    put(tmp_path, "m.parquet", make.damaged(whole, whole.index(b"\x05\0\0\0a.jpg") + 4))
+    with pytest.raises(UserError, match=r"m.parquet cannot be read as a manifest \(.*checksum.*column uri"):
+        rows(STORE, ArchiveConfig(uri=uri))
+
+
 def test_thousands_of_rows_come_in_pages(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", b"x")
     uri = written(tmp_path, "csv", ["a.jpg", *(f"gone/{n}.jpg" for n in range(2500))] * 2)

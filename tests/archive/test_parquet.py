@@ -25,7 +25,7 @@ STORE = Store()
 VALUES = [make.picture(n) for n in range(10)]
 
 
-@pytest.mark.parametrize("style", ["struct", "binary", "large"])
+@pytest.mark.parametrize("style", ["struct", "binary", "large", "view", "dictionary"])
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_every_row_is_called_by_its_number(tmp_path: Path, style: str, compression: str) -> None:
     uri = put(tmp_path, "a#b.parquet", make.parquet(VALUES, style=style, compression=compression))
@@ -37,7 +37,7 @@ def test_every_row_is_called_by_its_number(tmp_path: Path, style: str, compressi
 
 
 def test_nulls_empties_and_what_is_too_large(tmp_path: Path) -> None:
-    for style in ("struct", "binary"):
+    for style in ("struct", "binary", "view", "dictionary"):
         uri = put(tmp_path, "x.parquet", make.parquet([b"a", None, b"", b"x" * 2000, b"b"], style=style))
         found = rows(STORE, ArchiveConfig(uri=uri, max_bytes=1000))
         assert fates(found) == {"row=0": None, "row=1": "empty", "row=2": "empty", "row=3": "too_large", "row=4": None}
@@ -51,6 +51,9 @@ def test_the_image_column_is_found_by_name_or_by_being_the_only_one() -> None:
         ([("label", pa.int64()), ("pixels", binary)], "pixels"),
         ([("one", binary), ("two", binary)], None),
         ([("image", pa.string())], None),
+        ([("image", pa.dictionary(pa.int32(), pa.string()))], None),
+        ([("one", pa.binary_view()), ("image", pa.dictionary(pa.int32(), binary))], "image"),
+        ([("image", pa.struct([("bytes", pa.binary_view())]))], "image"),
         ([("image", pa.struct([("path", pa.string())]))], None),
     ):
         assert parquet.image_column(pa.schema(fields)) == column

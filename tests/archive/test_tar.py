@@ -270,6 +270,20 @@ def test_real_shards_of_others(realdata: Path) -> None:
     assert len(names) == 7
 
 
+@pytest.mark.parametrize("kind", [b"L", b"x"])
+def test_headers_upon_headers_are_damage(tmp_path: Path, kind: bytes) -> None:
+    """The library goes one deeper for each header that only says how the next is called."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, 512
+    chained = (info.tobuf() + b"13 path=x.jpg".ljust(511) + b"\n") * 2000
+    whole = make.tar(make.images(["a.jpg"]))
+    at = make.header_at(whole, "a.jpg") + 512
+    at += -(-len(make.picture(0)) // 512) * 512
+    uri = put(tmp_path, "x.tar", whole[:at] + chained)
+    found = rows(STORE, ArchiveConfig(uri=uri))
+    assert fates(found) == {"a.jpg": None, "x.tar": "broken_archive"} and "RecursionError" in found[uri]["detail"]
+
+
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
     uri = put(tmp_path, "x.tar", make.tar([]))
     [shard] = shards(STORE, ArchiveConfig(uri=uri))

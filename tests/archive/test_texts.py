@@ -179,6 +179,8 @@ def test_lists_and_bytes_in_parquet(tmp_path: Path) -> None:
         (pa.list_(pa.string()), [["a", "b"], ["c"], None]),
         (pa.large_list(pa.large_string()), [["a", "b"], ["c"], None]),
         (pa.list_(pa.binary()), [[b"a", b"b"], [b"c"], None]),
+        (pa.list_(pa.string_view()), [["a", "b"], ["c"], None]),
+        (pa.large_list(pa.binary_view()), [[b"a", b"b"], [b"c"], None]),
     ):
         file = io.BytesIO()
         pq.write_table(pa.table({"id": pa.array([7, 8, None]), "text": pa.array(texts, kind)}), file)
@@ -189,11 +191,19 @@ def test_lists_and_bytes_in_parquet(tmp_path: Path) -> None:
             "8": None,
             "row=2": "empty",
         }
-    column = pa.array(["same", "same", "other"]).dictionary_encode()
-    file = io.BytesIO()
-    pq.write_table(pa.table({"text": column}), file)
-    found = rows(STORE, ArchiveConfig(uri=put(tmp_path, "y.parquet", file.getvalue()), texts="auto"))
-    assert [row["bytes"] for row in found.values()] == [b"same", b"same", b"other"]
+    texts = ["same", "same", "other"]
+    binary = pa.array(texts, pa.binary())
+    for column in (
+        pa.array(texts).dictionary_encode(),
+        binary.dictionary_encode(),
+        pa.array(texts, pa.string_view()),
+        pa.array(texts, pa.binary_view()),
+    ):
+        file = io.BytesIO()
+        pq.write_table(pa.table({"text": column, "id": binary.cast(pa.binary_view())}), file)
+        found = rows(STORE, ArchiveConfig(uri=put(tmp_path, "y.parquet", file.getvalue()), texts="auto"))
+        assert [row["bytes"] for row in found.values()] == [b"same", b"same", b"other"]
+        assert [*fates(found)] == ["row=0", "row=1", "row=2"], "bytes are no names"
 
 
 def test_each_broken_row_costs_itself_alone(tmp_path: Path) -> None:

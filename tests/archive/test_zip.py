@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -146,6 +147,40 @@ def test_a_bomb_is_not_inflated(tmp_path: Path, honest: bool, monkeypatch: pytes
     found = fates(rows(STORE, ArchiveConfig(uri=str(tmp_path), max_bytes=1 << 20)))
     assert found == {"bomb.jpg": "too_large" if honest else "broken_archive", "b.jpg": None}
     assert largest <= 1000
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("stated", [1000, 100_000])
+def test_a_bomb_takes_no_more_memory_than_it_states(tmp_path: Path, method: int, stated: int) -> None:
+    whole = make.zipped([("bomb.jpg", b"\0" * (32 << 20)), ("b.jpg", b"b")], method)
+    put(tmp_path, "x.zip", make.understated(whole, "bomb.jpg", stated))
+    config = ArchiveConfig(uri=str(tmp_path))
+    [shard] = shards(STORE, config)
+    tracemalloc.start()
+    try:
+        [piece] = slices(STORE, shard, config)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert piece.table["reason"].to_pylist() == ["broken_archive", None]
+    assert most < 6 << 20  # the blocks of bzip2 itself are of 900,000 bytes, four at a time; the bomb is of 32 MiB
+
+
+@pytest.mark.parametrize("method", METHODS[2:])
+@pytest.mark.parametrize("wrong", ["checksum", "more stated", "cut", "properties"])
+def test_bzip2_and_lzma_are_compared_with_what_is_stated(tmp_path: Path, method: int, wrong: str) -> None:
+    whole = make.zipped(make.images(["a.jpg", "b.jpg"]), method)
+    _, data, entry = make.zip_fields(whole, "a.jpg")
+    if wrong == "checksum":
+        whole = make.damaged(whole, entry + 16)
+    elif wrong == "more stated":
+        whole = make.understated(whole, "a.jpg", 100_000)
+    elif wrong == "cut":
+        whole = whole[: entry + 20] + struct.pack("<L", 9) + whole[entry + 24 :]
+    else:
+        whole = make.damaged(whole, data, 8)
+    put(tmp_path, "x.zip", whole)
+    assert fates(rows(STORE, ArchiveConfig(uri=str(tmp_path)))) == {"a.jpg": "broken_archive", "b.jpg": None}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")

@@ -121,13 +121,15 @@ def parquet(
 ) -> bytes:
     """Images in row groups of `rows` and pages of `page` rows, or 1 MiB if that is more.
 
-    "struct" is how Hugging Face writes them; "binary" and "large" are plain columns.
+    "struct" is how Hugging Face writes them; "binary" and "large" are plain columns, "view" and "dictionary" other layouts.
     """
     if style == "struct":
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         column = pa.array([{"bytes": value, "path": "x.jpg"} if value is not None else None for value in values], kind)
     else:
-        column = pa.array(values, pa.binary() if style == "binary" else pa.large_binary())
+        kinds = {"binary": pa.binary(), "large": pa.large_binary(), "view": pa.binary_view()}
+        column = pa.array(values, kinds.get(style, pa.binary()))
+        column = column.dictionary_encode() if style == "dictionary" else column
     file = io.BytesIO()
     table = pa.table({"label": pa.array(range(len(values))), "image": column})
     pq.write_table(table, file, row_group_size=rows, compression=compression, write_batch_size=page)

@@ -15,7 +15,9 @@ from geobatch.errors import REASONS, UserError
 from geobatch.pipeline.frozen import Wanted
 from geobatch.sink import begin, latest, open_run, read
 from geobatch.store import Store, Unreadable
+from tests.conftest import S3Server
 from tests.sink.nights import latitude_of, night, rows_of, tar_of
+from tests.store.proxy import FaultyProxy
 
 
 @pytest.fixture
@@ -135,6 +137,28 @@ def test_a_manifest_marks_what_it_names_and_the_store_lacks(archive: Path, tmp_p
     rows = rows_of(out)
     assert rows["a.jpg"]["latitude"] == latitude_of(b"A") and rows["a.jpg"]["deleted"]  # gone, and not forgotten
     assert not rows["b.jpg"]["deleted"]  # named no more says nothing about it
+
+
+def test_what_a_manifest_names_and_the_store_denies_tonight_is_not_gone(
+    s3: S3Server, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    reach, out, base = s3.config(endpoint=proxy.endpoint, attempts=2, backoff=0.001), tmp_path / "out", f"s3://{s3.bucket()}"
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Store(reach).put(f"{base}/{name}", name.encode())
+    Store(reach).put(f"{base}/m.csv", b"uri\na.jpg\nb.jpg\nc.jpg\n")
+    proxy.spoiled = {r"c\.jpg": "403"}
+    done, seen = night(f"{base}/m.csv", out, store=reach)
+    assert done is not None and done["reasons"] == {"unreadable": 1} and len(seen) == 2
+    for fault in ("403", "500"):
+        proxy.spoiled = {r"[abc]\.jpg": fault}
+        for wanted in (Wanted(), Wanted(everything=True), Wanted(retry=frozenset({"unreadable"}))):
+            assert night(f"{base}/m.csv", out, wanted, store=reach) == (None, [])
+    assert not any(row["deleted"] for row in rows_of(out).values())
+    Store(reach).delete([f"{base}/a.jpg"])
+    proxy.spoiled = {r"b\.jpg": "403"}
+    done, seen = night(f"{base}/m.csv", out, store=reach)
+    assert done is not None and (done["vanished"], seen) == (1, [f"{base}/c.jpg"])  # which is given tonight
+    assert {name for name, row in rows_of(out).items() if row["deleted"]} == {"a.jpg"}
 
 
 def test_rejections_are_tried_again_for_the_reasons_named(archive: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,53 @@ def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "file").symlink_to(tmp_path / "real" / "x")
     found = [each.uri[len(f"file://{tmp_path}/") :] for page in Store().objects(str(tmp_path)) for each in page]
     assert found == ["again/x", "file", "real/x"]
+
+
+def test_one_entry_that_leads_nowhere_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "gone/x", "later/x", "z"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "ring").symlink_to("ring2")
+    (tmp_path / "ring2").symlink_to("ring/x")
+    (tmp_path / "through").symlink_to("a/x")
+    (tmp_path / "long").symlink_to("x" * 300)
+    assert Store().head(str(tmp_path / "loop")) is None and Store().head(str(tmp_path / ("x" * 300))) is None
+    monkeypatch.setattr(disk, "_PAGE", 1)
+    pages = Store().objects(str(tmp_path))
+    found = [next(pages)[0].uri]
+    shutil.rmtree(tmp_path / "gone")  # while it is walked
+    found += [each.uri for page in pages for each in page]
+    assert [uri.removeprefix(f"file://{tmp_path}/") for uri in found] == ["a", "later/x", "z"]
+
+
+@pytest.mark.parametrize(
+    ("code", "link", "kind"),
+    [
+        (errno.EACCES, True, None),
+        (errno.EACCES, False, Denied),
+        (errno.EIO, True, Unreadable),
+        (errno.ESTALE, False, Unreadable),
+    ],
+)
+def test_an_entry_that_cannot_be_looked_at_is_raised_unless_it_is_a_link_to_where_nobody_may_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, link: bool, kind: type[Exception] | None
+) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "odd").symlink_to("a") if link else (tmp_path / "odd").mkdir()
+    real = Path.stat
+
+    def asked(self: Path, **flags: bool) -> os.stat_result:
+        if self.name == "odd":
+            raise OSError(code, os.strerror(code))
+        return real(self, **flags)
+
+    monkeypatch.setattr(Path, "stat", asked)
+    if kind is None:
+        assert [each.uri for page in Store().objects(str(tmp_path)) for each in page] == [f"file://{tmp_path}/a"]
+    else:
+        with pytest.raises(kind, match=r"/odd.*; c"):
+            list(Store().objects(str(tmp_path)))
 
 
 def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_parts_are_joined_by_one_slash(base: str, parts: tuple[str, ...], whole:
     assert join(base, *parts) == whole
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "file://host/x", ""])
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "file://host/x", "", "/a\0b"])
 def test_what_names_no_place_is_refused_in_one_line(uri: str) -> None:
     with pytest.raises(UserError) as refused:
         split(uri)
