@@ -26,7 +26,9 @@ def serve(model: str, config: GeneratorConfig | None = None, adapter: Path | Non
         MachineError: it does not start.
     """
     config = config or GeneratorConfig()
-    return Generator(_backend(model, config, adapter), in_flight=config.in_flight, deadline_s=config.deadline_s)
+    # transformers answers one request at a time: the deadlines of all that wait in its line would run out there.
+    in_flight = 1 if chosen(model, config) == "transformers" else config.in_flight
+    return Generator(_backend(model, config, adapter), in_flight=in_flight, deadline_s=config.deadline_s)
 
 
 def desk(model: str, endpoint: Endpoint, config: GeneratorConfig) -> Generator:

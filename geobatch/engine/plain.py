@@ -1,7 +1,8 @@
 """`transformers` as a backend: for machines without vLLM, and the reference that vLLM is tested against.
 
-One request at a time, all its draws as one batch. Log-probabilities are gathered as the tokens are drawn, from the logits as
-they leave the model: what is kept is one row of the vocabulary a draw, not one a token.
+One request at a time, all its draws as one batch; the others wait at the desk (`opening`), where no deadline runs yet.
+Log-probabilities are gathered as the tokens are drawn, from the logits as they leave the model: what is kept is one row of the
+vocabulary a draw, not one a token.
 """
 
 from __future__ import annotations

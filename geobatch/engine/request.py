@@ -26,13 +26,14 @@ class GeneratorConfig:
     context: int = 8192
     """Tokens of prompt, picture and reply together, at most; the model's own limit if that is less."""
     in_flight: int = 256
-    """Replies under way in one engine at most; a request of ten draws takes ten places."""
+    """Replies under way in one engine at most; a request of ten draws takes ten places. transformers has one under way."""
     gpu_memory: float = 0.9
     """Share of a GPU's memory that vLLM takes."""
     cpu_cache_gib: int = 2
     """GiB of key-value cache where there is no GPU."""
     deadline_s: float = 600.0
-    """Seconds one request may take, once it is under way."""
+    """Seconds one request may take, once it is under way. All in flight share the engine: one that gives fewer than
+    `in_flight / deadline_s` replies a second needs fewer in flight, or more time."""
     start_s: float = 1800.0
     """Seconds the engine may take to start."""
     gpu: bool | None = None

@@ -17,8 +17,9 @@ machine or crash. A batch job over ten million images meets a dozen of those, so
 pyarrow on its way.
 
 What this does not cover: the sandbox bounds time, memory and blast radius, it is no jail. Code that a codec is tricked
-into running has the rights of the worker's user (though not its environment variables). ICC profiles are not applied: a
-Display P3 photograph comes out a little less saturated.
+into running has the rights of the worker's user (though not its environment variables). ICC profiles are not applied, nor
+does CLIP's own preprocessing: Display P3, Adobe RGB and ProPhoto are taken for sRGB and come out less saturated, and CMYK turns
+to RGB by the plain formula.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pillow_heif
-from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from geobatch.errors import Rejection
 from geobatch.image import exif
@@ -50,19 +50,27 @@ _UPRIGHT = {
 
 #: How files of `FORMATS` begin: one that does and yet opens as none of them is broken, not foreign.
 _OURS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|GIF8[79]a|BM|\xff\x4f\xff\x51|\0\0\0\x0cjP  |P[1-7][\s#]"
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|GIF8[79]a|BM|\xff\x4f\xff\x51|\0\0\0\x0cjP  |P[1-6][\s#]"
     rb"|....ftyp(?:avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)",
     re.DOTALL,
 )
 
 #: How images begin that nothing here reads: PostScript, PSD, icons, DDS, BLP, SGI, EXR, Radiance, PCX, WMF, XCF, JPEG XL,
-#: JPEG XR, BPG, QOI, SVG, camera raws that are no TIFF.
+#: JPEG XR, BPG, QOI, SVG, PAM, camera raws that are no TIFF.
 _FOREIGN = re.compile(
     rb"%!PS|\xc5\xd0\xd3\xc6|8BPS|icns|\0\0[\x01\x02]\0|DDS |BLP[12]|\x01\xda[\0\x01]|v/1\x01|#\?R|\x0a[\0-\x05]\x01"
     rb"|\xd7\xcd\xc6\x9a|gimp xcf|\xff\x0a|\0\0\0\x0cJXL |II\xbc\x01|BPG\xfb|qoif|\s*<(?:\?xml[^>]*>\s*<)?svg|FUJIFILMCCD"
-    rb"|IIU\0|....ftypcrx ",
+    rb"|IIU\0|P7\s|....ftypcrx ",
     re.DOTALL,
 )
+
+#: What formats say of a whole header of a kind that they do not read, where they have not looked a TIFF's pixels or compression
+#: up in vain. No cut of a sound file made any of them say so.
+_UNREAD = re.compile(r"unsupported|cannot handle \d+-(?:bit|layer)|samples per pixel|unable to determine J2K image mode", re.I)
+
+#: What a PNG's inflated profile or text, and all its texts, may be of the decoder's memory. Pillow's own bound of 1 MiB rejects
+#: sound pictures that carry the profile of a printer, or XMP as ImageMagick writes it.
+_TEXT, _TEXTS = 1 / 32, 1 / 16
 
 Tags = Mapping[int, Any]
 
@@ -109,14 +117,36 @@ class Decoder:
     def _open(self, data: bytes) -> Image.Image:
         # Pillow raises at twice this, also for frames and tiles that only show while loading.
         Image.MAX_IMAGE_PIXELS = max(1, self._config.max_pixels // 2)
+        PngImagePlugin.MAX_TEXT_CHUNK = int(_TEXT * self._config.memory_bytes)
+        PngImagePlugin.MAX_TEXT_MEMORY = int(_TEXTS * self._config.memory_bytes)
         try:
             return Image.open(io.BytesIO(data), formats=self._formats)
         except UnidentifiedImageError as error:
             if _OURS.match(data):
+                if words := self._unread(data):
+                    raise Rejection("unsupported", words) from error
                 raise Rejection("broken", "begins as a known format, but has no valid header") from error
             if _FOREIGN.match(data):
                 raise Rejection("unsupported", f"none of {', '.join(self._formats)}") from error
             raise Rejection("not_an_image", f"begins with {data[:8].hex(' ')}") from error
+
+    def _unread(self, data: bytes) -> str | None:
+        """What a format says of a header that it knows and does not read; `Image.open` keeps that to itself."""
+        for name in self._formats:
+            factory, accepts = Image.OPEN[name]
+            if accepts is None or not accepts(data[:16]):
+                continue
+            try:
+                factory(io.BytesIO(data), "")
+            except SyntaxError as error:
+                words, cause = str(error), error.__cause__
+                if isinstance(cause, KeyError) and cause.args != (TiffImagePlugin.COLORMAP,):
+                    return f"{name}: unknown compression {words}" if words.isdigit() else f"{name}: {words}"
+                if _UNREAD.search(words):
+                    return f"{name}: {words}"
+            except Exception:  # noqa: BLE001  it says nothing of a kind that it does not read
+                continue
+        return None
 
     def _read(self, image: Image.Image) -> Picture:
         config, size = self._config, image.size

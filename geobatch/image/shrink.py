@@ -3,7 +3,7 @@
 Averaging in boxes first and a Lanczos filter for the last factor of two to four is what Pillow calls a reducing gap: the
 filter alone would read 81 source pixels and more for each of its own. The boxes lie in bands, and each band is
 turned to RGB by itself, since Pillow converts only whole images and would hold both: 300 megapixels of RGBA take 1.25 GiB
-at their peak, all but 0.1 of it the codec's.
+at their peak, all but 0.1 of it the codec's. Profiles are not asked (see the package).
 """
 
 from __future__ import annotations
