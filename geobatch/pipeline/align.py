@@ -18,6 +18,7 @@ from geobatch.actors import Hands, start, workers_of
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.label import Label
 from geobatch.engine import gps, heads, pixels
+from geobatch.engine.gallery import RECORD
 from geobatch.engine.geocode import Geocoder
 from geobatch.engine.vision import Precision
 from geobatch.errors import UserError
@@ -27,6 +28,7 @@ from geobatch.methods.geotoken.alignment import align
 from geobatch.methods.geotoken.features import index
 from geobatch.methods.geotoken.pack import pack, write_small
 from geobatch.pipeline.build_gallery import embedded
+from geobatch.pipeline.embedding import suits
 from geobatch.pipeline.flow import Flow, described, flow
 from geobatch.pipeline.folder import fingerprint, fingerprint_of, local_folder, written_to
 from geobatch.pipeline.geolocate import decoding
@@ -118,7 +120,7 @@ def align_encoder(config: GeoTokenAlign) -> Path:
         MachineError: workers kept dying; the same call goes on from the last checkpoint.
     """
     settings = _settings(config)
-    output = written_to(config.output, "an encoder")
+    output = written_to(config.output, "an encoder", lambda folder: (folder / heads.FILE).is_file())
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     ready(config.loop, output, config.address)
     store = Store(config.store)
@@ -206,11 +208,12 @@ def _data(config: GeoTokenAlign, settings: Align, work: Path, encoder: Path, sto
     """Where what is learnt from lies, how many pictures it holds, and what they are."""
     if config.features:
         folder = local_folder(store, config.features, "features")
+        if (folder / RECORD).is_file() and not (encoder / heads.FILE).is_file():  # of one with heads: what it was before them
+            suits(folder, encoder)
         return _indexed(str(folder), Store(), work)
     if settings.still:
-        embedded(config, work / "features", _bare(encoder, work))
-        return _indexed(str(work / "features"), store, work)
-    pictures = _decoded(config, work / "pictures", store)
+        return _indexed(embedded(config, work, _bare(encoder, work)).output, store, work)
+    pictures = _decoded(config, work, store)
     count = pack(pictures.tables(store, COLUMNS), work / "arrays", pixels.read(encoder / pixels.FILE))
     return work / "arrays", count, _what(pictures)
 
@@ -239,15 +242,18 @@ def _bare(encoder: Path, work: Path) -> Path:
     return copy
 
 
-def _decoded(config: GeoTokenAlign, output: Path, store: Store) -> Snapshot:
+def _decoded(config: GeoTokenAlign, work: Path, store: Store) -> Snapshot:
     workers = workers_of(config.workers, config.address)
+    archive = ArchiveConfig(uri=config.archive, include=config.include, exclude=config.exclude)
+    decides = {"decode": described(config.decode), "truth": config.truth}
+    output = work / f"pictures-{fingerprint({'rows': decides, 'archive': asdict(archive)})[:16]}"
     flow(
         Flow(
-            archive=ArchiveConfig(uri=config.archive, include=config.include, exclude=config.exclude),
+            archive=archive,
             output=str(output),
             store=config.store,
             method="pictures",
-            fingerprint=fingerprint({"decode": described(config.decode), "truth": config.truth}),
+            fingerprint=fingerprint(decides),
             river=[
                 decoding(config.decode, workers),
                 Hands(stage=Label, make={"truth": config.truth, "store": config.store}),

@@ -92,11 +92,18 @@ class BuildGallery:
 _SHARED = ("archive", "truth", "include", "exclude", "decode", "workers", "gpus", "stages", "address", "store")
 
 
-def embedded(config: Any, output: Path, encoder: Path) -> Snapshot:
-    """The table of vectors at `output` of another job's labelled archive; its settings have the names they have here."""
-    shared = {name: getattr(config, name) for name in _SHARED}
-    embed_archive(BuildGallery(**shared, output=str(output), encoder=str(encoder)))
-    table = latest(Store(config.store), str(output))
+def embedded(config: Any, work: Path, encoder: Path) -> Snapshot:
+    """The table of vectors of another job's labelled archive; its settings have the names they have here.
+
+    Args:
+        work: gets the table, in a folder named by what decides it: an attempt that was killed binds no other.
+    """
+    store = Store(config.store)
+    asked = BuildGallery(**{name: getattr(config, name) for name in _SHARED}, output="", encoder=str(encoder))
+    by = embedding(asked, store, workers_of(config.workers, config.address))
+    output = work / f"features-{fingerprint({'rows': by.decides, 'archive': asdict(by.archive)})[:16]}"
+    embed_archive(replace(asked, output=str(output)), by)
+    table = latest(store, str(output))
     assert table is not None  # the flow has just published it
     return table
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 from geobatch.actors import Hands
 from geobatch.archive.config import ArchiveConfig
 from geobatch.benchmark.survey import Places, Survey
+from geobatch.engine.gallery import read_record
 from geobatch.engine.vision import Vision
 from geobatch.errors import UserError
 from geobatch.image import Decode, DecodeConfig
@@ -128,6 +129,21 @@ def embedding(asked: Asked, store: Store, workers: int) -> Embedding:
         flag = f"--texts {asked.texts}" if asked.texts else "--places none"
         raise UserError(f"{asked.encoder} is an encoder of images that looks for places; {flag} needs a model of ngcg_train.py")
     return _images(asked, local_folder(store, asked.encoder, "encoder"), workers)
+
+
+def suits(gallery: Path, encoder: Path) -> None:
+    """A gallery made by hand, which has no source, may be of anybody; older ones do not say.
+
+    Raises:
+        UserError: the gallery's vectors are of another encoder of images than the one in that folder is now.
+    """
+    record = read_record(gallery)
+    maker = record.get("encoder") if record.get("source") else None
+    if maker is not None and maker != fingerprint_of(encoder):
+        raise UserError(
+            f"{gallery} is a gallery of another encoder than {encoder}, or of that one before it was trained again; build it "
+            "again with jobs/build_gallery.py --relocate and this encoder"
+        )
 
 
 def _is_ngcg(folder: Path) -> bool:

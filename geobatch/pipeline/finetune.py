@@ -28,19 +28,20 @@ from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geolocsft import architectures, memory
 from geobatch.methods.geolocsft.config import PRESETS, Preset, Tuning, Validation
-from geobatch.methods.geolocsft.data import Encoder, Examples, split
+from geobatch.methods.geolocsft.data import Encoder, Examples, halves
 from geobatch.methods.geolocsft.describe import describe
 from geobatch.methods.geolocsft.examples import Written, read, write
 from geobatch.methods.geolocsft.locate import SIDE
 from geobatch.methods.geolocsft.prompts import Form
-from geobatch.methods.geolocsft.train import Fit
-from geobatch.pipeline.folder import CARD, base_of, fingerprint_of_base, is_path, local_folder
+from geobatch.methods.geolocsft.train import HISTORY, Fit
+from geobatch.pipeline.folder import CARD, base_of, fingerprint_of_base, is_path, local_folder, written_to
 from geobatch.progress import Progress, say
 from geobatch.store import Store, StoreConfig
 from geobatch.train import lora
 from geobatch.train.loop import Loop, Worker, fit
 from geobatch.train.merge import merge
 from geobatch.train.ready import ready
+from geobatch.train.split import LEVEL, shared
 
 ADAPTER, MERGED = "adapter", "merged"
 
@@ -97,7 +98,7 @@ class Make:
 
     def __call__(self, worker: Worker) -> Fit:
         path = Path(self.examples)
-        kept, held = split(len(Examples(path, self.decode)), self.validation, self.tuning.seed)
+        kept, held = halves(Examples(path, self.decode).places(), self.validation, self.tuning.seed)
         encoder = Encoder(Chat(self.base), self.form, self.tuning.coordinate_weight)
         examples, aside = (Examples(path, self.decode, rows) for rows in (kept, held))
         return Fit(self.base, self.tuning, self.validation, examples, aside, encoder, worker)
@@ -120,18 +121,17 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
             raise UserError(f"nothing is given as --{name}; say where the {name} {'are' if name == 'captions' else 'goes'}")
     if config.tuning.batch % loop.workers:
         raise UserError(f"a batch of {config.tuning.batch} cannot be shared equally by {loop.workers} workers; give a multiple")
-    if config.output.startswith("s3://"):
-        raise UserError(f"a model is written to a folder, not to {config.output}; copy it into the bucket afterwards")
+    output = written_to(config.output, "a model", _ours).resolve()  # training workers have a directory of their own
     store = Store(config.store)
     base = _base(store, config, preset)
-    output = Path(config.output).resolve()  # training workers have a directory of their own
     ready(loop, output, config.address)
     work = output.parent / f".{output.name}.work"
     path = work / "examples.arrow"
     written = _written(store, config, base, path)
-    kept, held = split(written.examples, config.validation, config.tuning.seed)
+    places = Examples(path, config.decode).places()
+    kept, held = halves(places, config.validation, config.tuning.seed)
     identity = fingerprint_of_base(base)
-    name = _name(written, identity, config)
+    name = _name(written, identity, config, shared(*places))
     card = _made(output, name)
     if card is None:
         say(f"{Path(base).name}: {_counted(base, config.tuning)}")
@@ -164,6 +164,13 @@ def _trained(
             progress.add(step - progress.done, f"loss {loss:.3f}")
 
         return fit(make, output / ADAPTER, name=name, loop=loop, watch=watch)
+
+
+def _ours(output: Path) -> bool:
+    """Whether a model of this job is there, one that its driver died before describing, or nothing in a model's place."""
+    if (output / CARD).is_file():
+        return bool(json.loads((output / CARD).read_text()).get("method") == "geolocsft")
+    return (output / ADAPTER / HISTORY).is_file() or not any((output / name).exists() for name in (ADAPTER, MERGED))
 
 
 def _made(output: Path, name: str) -> dict[str, Any] | None:
@@ -230,8 +237,11 @@ def _counted(base: str, tuning: Tuning) -> lora.Counts:
     return lora.counts(lora.attach(model, tuning.lora))
 
 
-def _name(written: Written, base: str, config: GeoLocSftTrain) -> str:
-    decides = [written.digest, base, config.form, asdict(config.tuning), asdict(config.validation), asdict(config.decode)]
+def _name(written: Written, base: str, config: GeoLocSftTrain, places_shared: bool) -> str:
+    settings = [asdict(each) for each in (config.tuning, config.validation, config.decode)]
+    decides: list[Any] = [written.digest, base, config.form, *settings]
+    if places_shared:  # else the split is the same as by rows, and so is what was trained when it was
+        decides.append(LEVEL)
     return f"geolocsft-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

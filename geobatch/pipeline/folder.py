@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -63,19 +63,23 @@ def local_folder(store: Store, uri: str, what: str, outline: bool = False) -> Pa
     return Path(found.outline() if outline else found.here())
 
 
-def written_to(output: str, what: str) -> Path:
+def written_to(output: str, what: str, ours: Callable[[Path], bool]) -> Path:
     """The folder that a training writes to.
 
     Args:
         output: as the user named it.
-        what: the word for what is written, with its article, for the error.
+        what: the word for what is written, with its article, for the errors.
+        ours: whether what the training replaces in a folder that holds something is its own.
 
     Raises:
-        UserError: it is none of a file system.
+        UserError: it is none of a file system, or holds what is not the training's to replace.
     """
     if "://" in output and not output.startswith("file://"):
         raise UserError(f"{what} is written to a folder, not to {output}; copy it into the bucket afterwards")
-    return Path(output.removeprefix("file://"))
+    folder = Path(output.removeprefix("file://"))
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not ours(folder))):
+        raise UserError(f"{folder} holds something else than {what} of this job; choose another --output")
+    return folder
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -95,11 +99,15 @@ def card(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint_of(folder: Path, leave: tuple[str, ...] = ()) -> str:
-    """SHA-256 over the names and bytes of every file below `folder`, but those below the names in `leave`."""
+    """SHA-256 over the names and bytes of every file below `folder`, but those below the names in `leave`.
+
+    Nor do the checkpoints count of a part of the model that is being trained (`geobatch.train.loop.Loop.kept`).
+    """
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         relative = path.relative_to(folder).as_posix()
-        if relative.split("/")[0] in leave:
+        first = relative.split("/")[0]
+        if first in leave or (first.startswith(".") and first.endswith(".training")):
             continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

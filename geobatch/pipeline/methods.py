@@ -21,6 +21,7 @@ from geobatch.methods.geotoken import locate as geotoken
 from geobatch.methods.geotoken.calibration import FILE, Calibration
 from geobatch.methods.geotoken.reward import REWARD
 from geobatch.methods.ngcg import locate as ngcg
+from geobatch.pipeline.embedding import suits
 from geobatch.pipeline.folder import (
     CARD,
     RECORD,
@@ -151,6 +152,7 @@ def _geotoken(store: Store, asked: Asked, folder: Path, about: dict[str, Any], w
     if named is None:
         raise UserError(f"{asked.model} names no gallery; give --gallery, made by jobs/build_gallery.py")
     gallery = local_folder(store, named, "gallery")
+    suits(gallery, folder / geotoken.ENCODER)
     settings, judge = asked.geotoken, {}
     if settings.judge.model:
         base = base_of(store, settings.judge.model, outline=True)
@@ -206,6 +208,7 @@ def _geolocsft(store: Store, asked: Asked, who: geolocsft.Student, trained: dict
             raise UserError("hints come from a gallery and its encoder; give --gallery and --geolocsft.hint-encoder")
         gallery = local_folder(store, asked.gallery, "gallery")
         encoder = local_folder(store, settings.hint_encoder, "encoder")
+        suits(gallery, encoder)
         decides |= {"gallery": geotoken.gallery_fingerprint(gallery), "encoder": fingerprint_of(encoder)}
         who = replace(who, gallery=str(gallery), encoder=str(encoder))
     return Chosen("geolocsft", decides, geolocsft.river(who, settings, workers), side, far=True)

@@ -6,8 +6,9 @@ the training images go through the same resumable flow as places do, from there 
 (`geobatch.methods.geotoken.arrays`); neither images nor neighbours are ever whole in memory.
 
 Each part resumes: the flow by its commits, the table of neighbours by its blocks, both trainings by their checkpoints. The
-card is written as soon as the network is trained, and its figures and calibration are added to it; a network that was
-finished by the same settings on the same images is not trained again, what its card lacks is made.
+card is written as soon as the network is trained, and its figures and calibration are added to it; a network or reward model
+that was finished by the same settings on the same images is not trained again, what its card lacks is made. Images are kept out
+by whole places, and those that the network has not seen are the reward model's too.
 """
 
 from __future__ import annotations
@@ -29,25 +30,23 @@ from geobatch.engine.surface import Surface
 from geobatch.errors import UserError
 from geobatch.image import DecodeConfig
 from geobatch.methods.geotoken import arrays as files
-from geobatch.methods.geotoken.calibrate import LEAST, learn
 from geobatch.methods.geotoken.calibration import FILE as CALIBRATION
-from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.config import GeoToken, Rewarding, Training
 from geobatch.methods.geotoken.examples import SPARE
-from geobatch.methods.geotoken.held import evaluate
 from geobatch.methods.geotoken.locate import ENCODER, NETWORK
 from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.geotoken.reward import REWARD
 from geobatch.pipeline.build_gallery import embedded
-from geobatch.pipeline.folder import CARD, local_folder, written_to
-from geobatch.pipeline.trainees import WHOLE, Make, MakeReward, part, taught
+from geobatch.pipeline.embedding import suits
+from geobatch.pipeline.folder import local_folder, written_to
+from geobatch.pipeline.train_card import kept_to, measured, ours, read, rounded, write
+from geobatch.pipeline.trainees import WHOLE, Make, MakeReward, taught
 from geobatch.progress import say
 from geobatch.store import Store, StoreConfig
 from geobatch.train.loop import Loop
 from geobatch.train.ready import ready
-
-#: Images kept out that the card's figures are of, at most: a share among 4,096 is known to 1.6 points.
-MEASURED = 4096
+from geobatch.train.split import LEVEL, shared
+from geobatch.train.split import split as apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class GeoTokenTrain:
     smoothing_km: float | None = None
     """Distance over which a token's target is shared with its siblings; 0: the right one alone."""
     validate_steps: int | None = None
-    """Steps between measurements on images kept out of training."""
+    """Steps between measurements on images kept out of training; 0 measures only at the end."""
     keep: Literal["last", "best"] | None = None
     """Whether the last step's weights become the model, or those with the least loss on the images kept out."""
     bf16: bool | None = None
@@ -105,7 +104,7 @@ class GeoTokenTrain:
     seed: int = 0
     """Seed of the first weights, the order of images and every dropout."""
     validation: float = 0.05
-    """Share of the images kept out of training to report figures on."""
+    """Share of the images kept out of training to report figures on, by whole places."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How pictures are decoded; use the same for the gallery and the main job."""
     loop: Loop = field(default_factory=Loop)
@@ -123,6 +122,10 @@ class GeoTokenTrain:
     store: StoreConfig = field(default_factory=StoreConfig)
     """How buckets are reached."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise UserError(f"{self.validation:g} of the images cannot be kept out; give --validation from 0 to below 1")
+
 
 def train(config: GeoTokenTrain) -> dict[str, Any]:
     """Runs the job; returns the model's card.
@@ -135,100 +138,113 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
         raise UserError(f'there is no preset {config.preset!r}; use "paper" or "small"')
     if config.loop.parallel == "fsdp":
         raise UserError(WHOLE)
-    output = written_to(config.output, "a model")
+    output = written_to(config.output, "a model", lambda folder: ours(folder, config.encoder))
+    training, rewarding, card = _training(config), _rewarding(config), read(output)
+    split: dict[str, Any] = {"validation": config.validation, "seed": training.seed, "batch": training.batch}
+    if config.reward == "only":
+        split = kept_to(card, split)
+    elif training.batch % config.loop.workers:
+        raise UserError(f"a batch of {training.batch} cannot be shared by {config.loop.workers} workers; use a multiple")
     work = (output.parent / f".{output.name}.work").resolve()  # training workers have a directory of their own
     ready(config.loop, output, config.address)
     store = Store(config.store)
     encoder = local_folder(store, config.encoder, "encoder")
     folder = local_folder(store, config.gallery, "gallery")
+    suits(folder, encoder)
     gallery = load(folder)
-    if config.reward == "only":
-        network, training = GeoTokenModel.load(output / NETWORK).config, _training(config)
-    else:
-        network, training = _network(config, gallery), _training(config)
-    known = _embedded(config, work, store, encoder)
-    kept, held = _split(len(known), config.validation, training)
+    network = GeoTokenModel.load(output / NETWORK).config if config.reward == "only" else _network(config, gallery)
     count = network.neighbours * (SPARE if training.blackout > 0 else 1)
     search = files.Search(count=count, surface=Surface() if network.between else None, above=config.exclude_above)
-    files.write_neighbours(gallery, known, search, work / "arrays")
-    np.save(work / "arrays/kept.npy", kept)
-    np.save(work / "arrays/held.npy", held)
-    name = _name(known.fingerprint, gallery.fingerprint, network, training, config)
+    arrays = work / "arrays"
+    known = files.write_images(embedded(config, work, encoder).tables(store, COLUMNS), arrays)
+    files.write_neighbours(gallery, known, search, arrays)
+    split, one_by_one = _parted(arrays, split)
+    name = _name(known.fingerprint, gallery.fingerprint, network, training, config, one_by_one)
     start([Hands(stage=Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
-    card = json.loads((output / CARD).read_text()) if (output / CARD).is_file() else {}
-    if config.reward != "only" and not (card.get("trained") == name and (output / NETWORK).is_dir()):
-        shutil.rmtree(work / ENCODER, ignore_errors=True)
-        shutil.copytree(encoder, work / ENCODER)  # before, so that a trained network waits for nothing
-        spent = taught(Make(str(work / "arrays"), network, training), output / NETWORK, name, training, config.loop)
-        (output / CALIBRATION).unlink(missing_ok=True)  # of another network, as the rest
-        for old in (REWARD, ENCODER):
-            shutil.rmtree(output / old, ignore_errors=True)
-        shutil.move(work / ENCODER, output / ENCODER)
-        card = {
-            "method": "geotoken",
-            "gallery": os.path.relpath(folder, output.resolve()),
-            "gallery_fingerprint": gallery.fingerprint,
-            "images": len(kept),
-            "training": spent,
-            "trained": name,
-        }
-        _write(output, card)
     if config.reward != "only":
-        _measured(output, work / "arrays", len(held), card)
+        if not (card.get("trained") == name and (output / NETWORK).is_dir()):
+            about = {"gallery": os.path.relpath(folder, output.resolve()), "gallery_fingerprint": gallery.fingerprint}
+            card = _taught(config, Make(str(arrays), network, training), encoder, output, name, about | {"split": split})
+        card.setdefault("split", split)
+        measured(output, arrays, len(np.load(arrays / "held.npy")), card)
     if config.reward != "none":
-        data = [known.fingerprint, gallery.fingerprint, config.validation, config.exclude_above]
-        card["reward"] = _rewarded(config, output, work / "arrays", [card.get("trained", name), *data])
-        _write(output, card)
+        decides = [card.get("trained", name), known.fingerprint, gallery.fingerprint, split, config.exclude_above]
+        _rewarded(config, rewarding, output, arrays, decides, card)
     shutil.rmtree(work, ignore_errors=True)
     return card
 
 
-def _write(output: Path, card: dict[str, Any]) -> None:
-    (output / CARD).write_text(json.dumps(card, indent=1) + "\n")
+def _parted(arrays: Path, split: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Writes which images are kept out, by whole places, so that a batch at least is trained on.
+
+    Returns:
+        the split with the number of images, and whether no two of them share a place.
+
+    Raises:
+        UserError: the split is of other images.
+    """
+    places = files.read(arrays).places()
+    images = len(places[0])
+    if split.get("images", images) != images:
+        raise UserError(
+            f"the network was trained on an archive of {split['images']:,} images and this is one of {images:,}, so which of "
+            "them it has not seen is unknown; give its own --archive and --truth"
+        )
+    wanted = min(round(images * split["validation"]), max(0, images - split["batch"]))
+    for name, rows in zip(("kept", "held"), apart(*places, wanted, split["seed"]), strict=True):
+        np.save(arrays / f"{name}.npy", rows)
+    return split | {"images": images}, not shared(*places)
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {key: round(value, 5) for key, value in figures.items()}
+def _taught(config: GeoTokenTrain, make: Make, encoder: Path, output: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:
+    """Trains the network and puts it, with its encoder and a card, in the place of the model that was."""
+    copy = Path(make.folder).parent / ENCODER
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(encoder, copy)  # before, so that a trained network waits for nothing
+    spent = taught(make, output / NETWORK, name, make.training, config.loop)
+    (output / CALIBRATION).unlink(missing_ok=True)  # of another network, as the rest
+    for old in (REWARD, ENCODER):
+        shutil.rmtree(output / old, ignore_errors=True)
+    shutil.move(copy, output / ENCODER)
+    images = len(np.load(Path(make.folder) / "kept.npy"))
+    card = {"method": "geotoken", **about, "images": images, "training": spent, "trained": name}
+    write(output, card)
+    return card
 
 
-def _measured(output: Path, arrays: Path, held: int, card: dict[str, Any]) -> None:
-    """Adds to the card what it does not have: figures and calibration, each written when it is there."""
-    if "validation" not in card:
-        card["validation"] = _figures(output / NETWORK, arrays) if held else {}
-        _write(output, card)
-    if "calibration" not in card:
-        fitted = Calibration.load(output)
-        card["calibration"] = _calibrated(output, arrays, held) if fitted is None else _rounded(fitted.figures)
-        _write(output, card)
-
-
-def _rewarded(config: GeoTokenTrain, output: Path, arrays: Path, decides: list[Any]) -> dict[str, Any]:
-    """Trains the reward model of the network in `output`, which `decides` and its own settings name; its part of the card."""
+def _rewarding(config: GeoTokenTrain) -> Rewarding:
+    """The reward model's settings, its batch apart."""
     rewarding = Rewarding.small() if config.preset == "small" else Rewarding()
     named = {"steps": config.reward_steps, "seed": config.seed, "bf16": config.bf16, "micro_batch": config.micro_batch}
     own: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    own["batch"] = _shared(rewarding.training.batch, len(np.load(arrays / "kept.npy")), config.loop.workers)
-    rewarding = replace(rewarding, training=replace(rewarding.training, **own))
-    name = hashlib.sha256(json.dumps([*decides, asdict(rewarding), config.loop.workers]).encode()).hexdigest()[:16]
+    return replace(rewarding, training=replace(rewarding.training, **own))
+
+
+def _rewarded(
+    config: GeoTokenTrain, rewarding: Rewarding, output: Path, arrays: Path, decides: list[Any], card: dict[str, Any]
+) -> None:
+    """Trains the reward model of the network in `output`, which `decides` and its own settings name, if the card has it not."""
+    batch = _shared(rewarding.training.batch, len(np.load(arrays / "kept.npy")), config.loop.workers)
+    rewarding = replace(rewarding, training=replace(rewarding.training, batch=batch))
+    decided = json.dumps([*decides, asdict(rewarding), config.loop.workers], sort_keys=True)
+    name = f"reward-{hashlib.sha256(decided.encode()).hexdigest()[:16]}"
+    if card.get("reward", {}).get("trained") == name and (output / REWARD).is_dir():
+        return
     make = MakeReward(str(arrays), rewarding, str((output / NETWORK).resolve()))
-    spent = taught(make, output / REWARD, f"reward-{name}", rewarding.training, config.loop)
+    spent = taught(make, output / REWARD, name, rewarding.training, config.loop)
     history = json.loads((output / REWARD / "config.json").read_text())["history"]
-    figures = _rounded(history[-1]) if history else {}
+    figures = rounded(history[-1]) if history else {}
     if figures:
         shares = [f"{100 * figures[each]:.1f} %" for each in ("right_mean", "right_reward", "right_any")]
         say(f"reward model: of {rewarding.samples} draws for an image kept out {shares[0]} are right, the one of the highest "
             f"reward for {shares[1]} of images, any for {shares[2]}")  # fmt: skip
-    return {"validation": figures, "training": spent}
+    card["reward"] = {"validation": figures, "training": spent, "trained": name}
+    write(output, card)
 
 
 def _shared(batch: int, images: int, workers: int) -> int:
     """The largest batch, at most `batch`, of so many images that the workers can share equally."""
     return max(1, min(batch, images) // workers) * workers
-
-
-def _embedded(config: GeoTokenTrain, work: Path, store: Store, encoder: Path) -> files.Known:
-    table = embedded(config, work / "features", encoder)
-    return files.write_images(table.tables(store, COLUMNS), work / "arrays")
 
 
 def _network(config: GeoTokenTrain, gallery: Gallery) -> GeoToken:
@@ -250,36 +266,8 @@ def _training(config: GeoTokenTrain) -> Training:
     return replace(training, **{name: value for name, value in given.items() if value is not None})
 
 
-def _split(images: int, share: float, training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out, by a seeded permutation; never fewer than one batch to train on."""
-    held = min(round(images * share), max(0, images - training.batch))
-    order = np.random.default_rng([training.seed, 0x5EED]).permutation(images)
-    return np.sort(order[held:]), np.sort(order[:held])
-
-
-def _figures(network: Path, arrays: Path) -> dict[str, float]:
-    held = part(arrays, "held")
-    held = held.some(np.linspace(0, len(held) - 1, min(MEASURED, len(held))).astype(np.int64))
-    found = evaluate(GeoTokenModel.load(network), held)
-    say(f"on {len(held):,} training images kept out greedy is within 25 km for {100 * found['greedy_25km']:.1f} %, "
-        f"within 200 km for {100 * found['greedy_200km']:.1f} %")  # fmt: skip
-    return {"images": len(held), **_rounded(found)}
-
-
-def _calibrated(output: Path, arrays: Path, held: int) -> dict[str, float]:
-    """Fits the model's calibration on images kept out of its training; returns the fit's figures, none of too few images."""
-    if held < LEAST:
-        say(f"{held:,} images kept out are too few to calibrate on, {LEAST} are needed; geotoken_calibrate.py does it later")
-        return {}
-    fitted = learn(output / NETWORK, part(arrays, "held"))
-    fitted.save(output)
-    near, far = (100 * fitted.figures[f"error_{km}km"] for km in (25, 200))
-    say(f"calibrated on {fitted.images:,} of them: what it states is off by {near:.1f} % at 25 km, {far:.1f} % at 200 km")
-    return _rounded(fitted.figures)
-
-
-def _name(examples: str, gallery: str, network: GeoToken, training: Training, config: GeoTokenTrain) -> str:
-    decides = [
+def _name(examples: str, gallery: str, network: GeoToken, training: Training, config: GeoTokenTrain, one_by_one: bool) -> str:
+    decides: list[Any] = [
         examples,
         gallery,
         asdict(network),
@@ -288,4 +276,6 @@ def _name(examples: str, gallery: str, network: GeoToken, training: Training, co
         config.validation,
         config.exclude_above,
     ]
+    if not one_by_one:  # else places part the images as rows do, and so they did when some models were trained
+        decides.append(LEVEL)
     return f"geotoken-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]}"

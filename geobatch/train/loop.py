@@ -47,11 +47,12 @@ from torch import nn
 from geobatch.errors import MachineError, UserError
 from geobatch.nodes import brought
 from geobatch.store.travel import travelling
+from geobatch.train.handed import MODEL, take_out
 from geobatch.train.ready import enough, marked, mounted
 from geobatch.train.shard import shard
 from geobatch.train.watch import POLL_SECONDS, Board, Halt, cause_of, users_fault, watched
 
-_STATE, _MODEL = "state.pt", "model"
+_STATE = "state.pt"
 
 #: Seconds that a group waits for its nodes before Ray asks for them anew; it asks again and again.
 NODES_SECONDS = 3600
@@ -87,6 +88,13 @@ class Loop:
 
     storage: str = ""
     """Folder (shared by all machines) or s3:// prefix for checkpoints; default: beside the model."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "checkpoint_steps", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"loop.{name} is {getattr(self, name)}; give at least 1")
+        if self.failures < -1 or self.cpus < 0:  # Ray takes -1 failures for any number
+            raise UserError("loop.failures and loop.cpus are no negative numbers; correct them")
 
     @property
     def each(self) -> dict[str, float]:
@@ -182,7 +190,7 @@ def fit(
         result = _fitted({"make": make, "mark": mark, "loop": loop}, name, watch)
     if result.checkpoint is None:
         raise MachineError(f"training {name} ended without a checkpoint; delete {storage}/{name} and start again")
-    _take_out(result.checkpoint, output)
+    take_out(result.checkpoint, output)
     if not loop.storage:
         shutil.rmtree(Path(storage) / name, ignore_errors=True)
     return {key: value for key, value in (result.metrics or {}).items() if isinstance(value, (int, float))}
@@ -279,19 +287,8 @@ def _report(trainee: Trainee, metrics: dict[str, float], rank: int, sharded: boo
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, Path(folder) / _STATE)
         if trainee.step == trainee.steps:
-            trainee.save(Path(folder) / _MODEL)
+            trainee.save(Path(folder) / MODEL)
         train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-def _take_out(checkpoint: Checkpoint, output: Path) -> None:
-    """Puts the model of the last checkpoint at `output`, whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch, checkpoint.as_directory() as folder:
-        fresh = Path(scratch) / "model"
-        shutil.copytree(Path(folder) / _MODEL, fresh)
-        if output.exists():
-            output.rename(Path(scratch) / "before")
-        fresh.rename(output)
 
 
 def _peak_mib() -> float:

@@ -25,6 +25,7 @@ from geobatch.pipeline.folder import (
 from geobatch.store import Store
 from geobatch.store.fetch import Remote
 from geobatch.store.travel import Mounted, outlined
+from geobatch.train.loop import Loop
 from tests.conftest import S3Server
 
 
@@ -45,6 +46,19 @@ def test_a_fingerprint_is_of_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "two/deep/weights").rename(tmp_path / "two/deep/weight")
     assert fingerprint_of(tmp_path / "one", leave=("card",)) != fingerprint_of(tmp_path / "two", leave=("card",))
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+
+
+def test_what_is_being_trained_in_a_model_is_no_part_of_it_yet(tmp_path: Path) -> None:
+    (tmp_path / "geotoken").mkdir()
+    (tmp_path / "geotoken/weights").write_bytes(b"w")
+    (tmp_path / ".gitattributes").write_bytes(b"a")
+    before = fingerprint_of(tmp_path)
+    checkpoints = Path(Loop().kept(tmp_path / "reward")) / "reward-1"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "state.pt").write_bytes(b"s")
+    assert checkpoints.is_relative_to(tmp_path) and fingerprint_of(tmp_path) == before
+    (tmp_path / ".gitattributes").unlink()
+    assert fingerprint_of(tmp_path) != before  # as it always was
 
 
 def test_what_is_no_model_is_said_in_one_line(tmp_path: Path) -> None:

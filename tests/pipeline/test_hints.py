@@ -13,6 +13,7 @@ import pytest
 from geobatch.engine import gallery as galleries
 from geobatch.engine.request import Reply, Request, Sampling
 from geobatch.engine.vision import Vision
+from geobatch.errors import UserError
 from geobatch.methods.geolocsft import locate as geolocsft
 from geobatch.methods.geolocsft.ask import Ask, Asking
 from geobatch.methods.geolocsft.prompts import tag
@@ -104,4 +105,10 @@ def test_the_gallery_and_its_encoder_decide_a_row(job: tuple[GeolocateBucket, np
     encoder = Path(str(config.geolocsft.hint_encoder))
     (encoder / "notes.txt").write_text("another encoder")
     assert choose(Store(), config, workers=1).decides["encoder"] != found["encoder"]
+    record = Path(str(config.gallery)) / "gallery.json"
+    before = record.read_text()
+    record.write_text(json.dumps({**json.loads(before), "source": {"parts": {}}, "encoder": found["encoder"]}))
+    with pytest.raises(UserError, match="is a gallery of another encoder"):
+        choose(Store(), config, workers=1)
+    record.write_text(before)
     (encoder / "notes.txt").unlink()

@@ -25,7 +25,7 @@ from geobatch.methods.geotoken.model import GeoTokenModel
 from geobatch.methods.ngcg.area import Area
 from geobatch.methods.ngcg.locate import Locate as Ngcg
 from geobatch.methods.ngcg.serve import Serving
-from geobatch.pipeline.folder import fingerprint, fingerprint_of_base
+from geobatch.pipeline.folder import fingerprint, fingerprint_of, fingerprint_of_base
 from geobatch.pipeline.geolocate import GeolocateBucket, _job
 from geobatch.pipeline.methods import Chosen, choose
 from geobatch.pipeline.ngcg_model import open_model
@@ -118,6 +118,20 @@ def network(tmp_path: Path, fitted: Calibration) -> Path:
     fitted.save(model)
     (model / "geobatch.json").write_text(json.dumps({"method": "geotoken", "gallery": "../gallery"}))
     return model
+
+
+def test_a_gallery_of_what_the_encoder_was_before_is_refused(network: Path) -> None:
+    (network / "encoder").mkdir()
+    (network / "encoder/weights").write_text("first")
+    record = network.parent / "gallery/gallery.json"
+    made = {"source": {"parts": {"a": 0}}, "encoder": fingerprint_of(network / "encoder")}
+    record.write_text(json.dumps({**json.loads(record.read_text()), **made}))
+    assert chosen(network).method == "geotoken"
+    (network / "encoder/weights").write_text("trained again")
+    with pytest.raises(UserError, match=r"of another encoder than .* build it again with jobs/build_gallery\.py --relocate"):
+        chosen(network)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "source": {}}))  # made by hand
+    assert chosen(network).method == "geotoken"
 
 
 def by(selector: Selector, calibrated: bool = True) -> Locate:

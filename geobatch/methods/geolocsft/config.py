@@ -73,7 +73,7 @@ class Validation:
     """What is measured on images kept out of training."""
 
     share: float = 0.05
-    """Share of the images kept out of training."""
+    """Share of the images kept out of training, by whole places."""
     images: int = 64
     """Images kept out at most; each costs an answer written token by token."""
     every: int = 0

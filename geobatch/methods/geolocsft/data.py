@@ -33,6 +33,7 @@ from geobatch.image.config import DecodeConfig
 from geobatch.image.picture import Decoder
 from geobatch.methods.geolocsft.config import Validation
 from geobatch.methods.geolocsft.prompts import Form, messages, student
+from geobatch.train.split import split
 
 #: One training example; `tokens` is its length.
 EXAMPLES = pa.schema(
@@ -45,6 +46,9 @@ EXAMPLES = pa.schema(
         pa.field("tokens", pa.int32(), nullable=False),
     ]
 )
+
+#: Latitudes and longitudes, degrees.
+Places = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 _COORDINATE = re.compile(r"\b(?:lat|lon)(?:itude|gitude)?\"?\s*:\s*(-?\d+(?:\.\d+)?)")
 
@@ -198,17 +202,16 @@ class Examples:
         """What the student shall write."""
         return str(self.table["answer"][row].as_py())
 
-    def places(self, rows: list[int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Latitudes and longitudes of the truth, degrees."""
-        taken = self.table.take(pa.array(rows, pa.int64()))
+    def places(self, rows: list[int] | None = None) -> Places:
+        """Those of the truth; default: of all."""
+        taken = self.table if rows is None else self.table.take(pa.array(rows, pa.int64()))
         return taken["latitude"].to_numpy(), taken["longitude"].to_numpy()
 
 
-def split(count: int, validation: Validation, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows to train on and rows kept out, by a seeded permutation; one at least is trained on."""
-    held = min(round(count * validation.share), validation.images, count - 1)
-    order = np.random.default_rng([seed, 0x5EED]).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
+def halves(places: Places, validation: Validation, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows to train on and rows kept out, by whole places (`geobatch.train.split`); one at least is trained on."""
+    count = len(places[0])
+    return split(*places, min(round(count * validation.share), validation.images, count - 1), seed)
 
 
 @dataclass(frozen=True)

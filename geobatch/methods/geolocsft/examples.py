@@ -170,7 +170,7 @@ def _shared(turns: tuple[str, str], image: bytes | GeobatchError, form: Form) ->
     answer = parse(text)
     if not isinstance(answer, Answer):
         return Fault(path, f"its answer names no place: {answer.detail}")
-    if answer.form != form and answer.caption is not None:
+    if answer.caption is not None:
         try:
             text = caption_text(answer.caption, form)
         except ValueError as error:

@@ -36,6 +36,7 @@ from geobatch.methods.geolocsft.data import Encoded, Encoder, Examples, Order, b
 from geobatch.methods.geolocsft.student import Student, load
 from geobatch.schema import RADII_KM
 from geobatch.train import lora
+from geobatch.train.finite import refuse_divergence
 from geobatch.train.loop import Worker
 from geobatch.train.shard import gathered, in_turn, lend, parted, summed, whole
 
@@ -96,7 +97,8 @@ class Fit:
                 load(base, self.tuning, "cpu" if sharded else str(self.device)), self.tuning.lora, self.tuning.seed
             )
         ends = cast(Any, model).get_base_model().generation_config.eos_token_id
-        if self.encoder.end_ids[-1] not in (ends if isinstance(ends, list) else [ends]):
+        self.ends = torch.tensor(ends if isinstance(ends, list) else [ends])
+        if self.encoder.end_ids[-1] not in self.ends:
             raise UserError(
                 f"generation_config.json of {base} does not stop at token {self.encoder.end_ids[-1]}; add it to eos_token_id"
             )
@@ -134,7 +136,11 @@ class Fit:
         return batch([self.encoder.example(examples.picture(row), examples.answer(row)) for row in rows], self.encoder.pad_id)
 
     def advance(self) -> float:
-        """One step; returns the loss of the whole batch."""
+        """One step; returns the loss of the whole batch.
+
+        Raises:
+            UserError: the loss or its gradient is no number.
+        """
         self.wrapped.train()
         parts = self._ahead.result() if self._ahead is not None and self._next == self.step else self.parts(self.step)
         if self.step + 1 < self.steps:
@@ -153,11 +159,12 @@ class Fit:
                     # The wrappers take the mean over workers of what each worker adds here.
                     (each * (self.worker.world / total)).backward()
                 loss += each.detach()
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.tuning.clip)
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.tuning.clip)))
+        mean = float(summed(loss, self.device)) / total
+        refuse_divergence(self.step, mean, norm, "lower --tuning.learning-rate or set --tuning.no-bf16")
         self.optimiser.step()
         self.step += 1
-        mean = float(summed(loss, self.device)) / total
-        self.history.append([float(self.step), mean, float(whole(norm)), rate])
+        self.history.append([float(self.step), mean, norm, rate])
         every = self.validation.every
         if len(self.held) and (self.step == self.steps or (every and self.step % every == 0)):
             self.measured = self.validate()
@@ -199,7 +206,7 @@ class Fit:
         count, world = len(self.held), self.worker.world
         # As many rows on every worker, so that sharded ones stay in step; those past the end are computed and not counted.
         rows = [self.worker.rank + world * turn for turn in range(math.ceil(count / world))]
-        texts: list[tuple[int, str]] = []
+        texts: list[tuple[int, tuple[str, bool]]] = []
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for at in range(0, len(rows), self.validation.batch):
             some = rows[at : at + self.validation.batch]
@@ -216,15 +223,16 @@ class Fit:
         everyone = dict(pair for part in gathered(texts) for pair in part)
         return {"loss": float(sums[0] / sums[1]), **self._distances([everyone[row] for row in range(count)])}
 
-    def written(self, pictures: list[Any]) -> list[str]:
-        """Greedy answers to some pictures; on every worker at once if the model is sharded."""
+    def written(self, pictures: list[Any]) -> list[tuple[str, bool]]:
+        """Greedy answers to some pictures, and whether the model ended each; on every worker at once if it is sharded."""
         asked = joined([self.encoder.question(picture) for picture in pictures], self.encoder.pad_id, left=True)
         moved = {name: each.to(self.device) for name, each in asked.items()}
-        ids = self.student.write(moved, self.validation.tokens, self.worker.sharded and self.worker.world > 1)
-        return [self.encoder.chat.decode(each.tolist())[0] for each in ids.cpu()]
+        ids = self.student.write(moved, self.validation.tokens, self.worker.sharded and self.worker.world > 1).cpu()
+        ended = torch.isin(ids, self.ends).any(dim=1).tolist()
+        return [(self.encoder.chat.decode(each.tolist())[0], end) for each, end in zip(ids, ended, strict=True)]
 
-    def _distances(self, texts: list[str]) -> dict[str, float]:
-        found = [parse(text) for text in texts]
+    def _distances(self, texts: list[tuple[str, bool]]) -> dict[str, float]:
+        found = [parse(text, finished) for text, finished in texts]
         latitude = np.array([each.latitude if isinstance(each, Answer) else np.nan for each in found])
         longitude = np.array([each.longitude if isinstance(each, Answer) else np.nan for each in found])
         off = haversine_km(latitude, longitude, *self.held.places(list(range(len(texts)))))

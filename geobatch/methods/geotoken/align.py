@@ -118,8 +118,10 @@ class Align:
     def __post_init__(self) -> None:
         if len(self.views) > 1 and (self.views[0] != IMAGE or set(self.views[1:]) - {LOCATION, TEXT}):
             raise UserError(f'views are "image" with "location", "text" or both, not {", ".join(self.views)}; correct them')
-        if not self.views or self.batch < 2 or self.micro_batch < 0 or self.lora_rank < 0:
+        if not self.views or self.batch < 2 or min(self.micro_batch, self.lora_rank, self.clusters) < 0:
             raise UserError("an alignment has at least a view, two pictures a step and no negative size; correct the settings")
+        if self.epochs < 1 or (self.steps is not None and self.steps < 1) or not self.learning_rate > 0:
+            raise UserError("an alignment has at least one step and one epoch and learns at some rate; correct the settings")
         if self.lora_rank and not self.frozen:
             raise UserError("adapters are for an encoder that keeps its weights; set frozen, or lora_rank to 0")
 

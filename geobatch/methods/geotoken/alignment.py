@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geobatch.engine.text import TextNetwork, text_network
 from geobatch.engine.vision import ImageNetwork, bf16_pays, network
@@ -30,6 +30,7 @@ from geobatch.methods.geotoken.batches import Batches
 from geobatch.methods.geotoken.features import Features
 from geobatch.train import caching, tower
 from geobatch.train import loop as training
+from geobatch.train.finite import refuse_divergence
 
 
 class Alignment:
@@ -91,7 +92,11 @@ class Alignment:
         return self.config.length(len(self.batches))
 
     def advance(self) -> float:
-        """One step; returns the loss."""
+        """One step; returns the loss.
+
+        Raises:
+            UserError: the loss or its gradient is no number.
+        """
         config = self.config
         for group in self._optimiser.param_groups:
             group["lr"] = config.rate(self.step, len(self.batches))
@@ -110,9 +115,12 @@ class Alignment:
             with self._arithmetic():
                 loss = self._wrapped(batch)
             loss.backward()
+        found = float(loss.detach())
+        norm = float(nn.utils.get_total_norm([each.grad for each in self._parameters if each.grad is not None]))
+        refuse_divergence(self.step, found, norm, "lower --learning-rate or set --precision float32")
         self._optimiser.step()
         self.step += 1
-        return float(loss.detach())
+        return found
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""

@@ -140,24 +140,10 @@ class GeoToken:
     def small(cls, vector_size: int = 128) -> GeoToken:
         """The demo's network, about a million parameters: one vector an image, 3.5 km cells."""
         return cls(
-            level=12,
-            group_size=2,
-            order="quadrant",
-            views=("image",),
-            vector_size=vector_size,
-            neighbours=5,
-            neighbour_places=("tokens",),
-            prefix="sum",
-            between=True,
-            similarity=True,
-            relative=True,
-            width=128,
-            encoder_layers=2,
-            decoder_layers=2,
-            heads=4,
-            feed_forward=512,
-            dropout=0.0,
-        )
+            level=12, group_size=2, order="quadrant", views=("image",), vector_size=vector_size, neighbours=5,
+            neighbour_places=("tokens",), prefix="sum", between=True, similarity=True, relative=True, width=128,
+            encoder_layers=2, decoder_layers=2, heads=4, feed_forward=512, dropout=0.0,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +177,23 @@ class Training:
     smoothing_km: float = 0.0
     """Distance over which a token's target is shared with its siblings, by where their cells lie; 0: the right one alone."""
     validate_steps: int = 500
-    """Steps between measurements on images kept out of training, where there are any."""
+    """Steps between measurements on images kept out of training, where there are any; 0 measures only at the end."""
     keep: Literal["last", "best"] = "last"
     """Whether the last step's weights become the model, or those with the least loss on the images kept out."""
     bf16: bool = True
     """Whether matrix products run in bfloat16."""
     seed: int = 0
     """Seed of the first weights, the order of images and every dropout."""
+
+    def __post_init__(self) -> None:
+        least = {"batch": 1, "epochs": 1, "steps": 1, "micro_batch": 0, "warm_up": 0, "validate_steps": 0, "seed": 0}
+        for name, limit in least.items():
+            if (given := getattr(self, name)) is not None and given < limit:
+                raise UserError(f"{name} is {given}; give at least {limit}")
+        if not (0 <= self.neighbour_dropout <= 1 and 0 <= self.blackout <= 1):
+            raise UserError("neighbour_dropout and blackout are shares of images and neighbours; give each from 0 to 1")
+        if not (self.smoothing_km >= 0 and self.learning_rate > 0):
+            raise UserError("smoothing_km is no negative distance, and learning_rate is above 0; correct them")
 
     @classmethod
     def paper(cls) -> Training:
@@ -253,6 +249,12 @@ class Sampling:
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether the decoder's steps are compiled to fewer, larger kernels; auto: on a GPU."""
 
+    def __post_init__(self) -> None:
+        if not self.decode or self.samples < 1 or self.beam < 1:
+            raise UserError("decode names one way at least, samples and beam are 1 at least; correct sampling")
+        if not self.temperature > 0:
+            raise UserError(f"nothing is drawn at temperature {self.temperature}; for the likeliest place decode greedy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -270,6 +272,10 @@ class Selection:
     model, 0.01 where it reads the place between images, else 0.05."""
     neighbours: int = 5
     """Neighbours that are taken into the pool, nearest first; with a calibration as many as it was fitted with."""
+
+    def __post_init__(self) -> None:
+        if self.neighbour_temperature is not None and not self.neighbour_temperature > 0:
+            raise UserError(f"no softmax has temperature {self.neighbour_temperature}; raise neighbour_temperature above 0")
 
     @property
     def pooled(self) -> Literal["expected_distance", "expected_share"]:

@@ -50,7 +50,7 @@ def index(parts: Iterable[tuple[Path, list[int]]], folder: Path) -> int:
     sizes = set()
     for path, removed in parts:
         with pq.ParquetFile(path) as file:
-            start = 0
+            start, living = 0, 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 gone = [row - start for row in removed if start <= row < start + rows]
@@ -59,7 +59,8 @@ def index(parts: Iterable[tuple[Path, list[int]]], folder: Path) -> int:
                 if not alive.any():
                     continue
                 groups.append({"path": str(path.resolve()), "group": number, "rows": int(alive.sum()), "gone": gone})
-                if number == 0:
+                living += 1
+                if living == 1:
                     first = file.read_row_group(number, columns=["vector"])["vector"][int(alive.argmax())]
                     sizes.add(len(first.as_py()))
     if not groups:

@@ -5,7 +5,8 @@ Training reads pictures in random order many times, which Parquet is not made fo
 no more than a table of them. They lie along S2's Hilbert curve, so that a run of rows is a neighbourhood.
 
 A batch of `Pictures` is `clusters` such runs, which are near each other without any search: sorting is all the preparation, for
-thousands of images or millions. Far clusters are the easy negatives, the rest of a cluster the hard ones.
+thousands of images or millions. Far clusters are the easy negatives, the rest of a cluster the hard ones. Without clusters
+batches are the pieces of a permutation, another one each epoch, which leaves out the rest of a batch at its end.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Pictures:
     Args:
         folder: where `pack` wrote.
         batch: pictures a step.
-        clusters: runs of near pictures in a batch; 0: all are drawn at random.
+        clusters: runs of near pictures in a batch, at most as many as there are pictures; 0: an epoch is a pass over all.
         window: length of the piece of the curve that a run is drawn from, in pictures.
         seed: of the batches.
     """
@@ -94,7 +95,8 @@ class Pictures:
     def __init__(self, folder: Path, batch: int, clusters: int, window: int, seed: int) -> None:
         self.pictures = np.load(folder / PICTURES, mmap_mode="r")
         self.places: NDArray[np.float64] = np.load(folder / PLACES)
-        self._batch, self._clusters, self._window, self._seed = batch, clusters, window, seed
+        self._batch, self._clusters, self._window, self._seed = batch, min(clusters, len(self.places)), window, seed
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -102,9 +104,12 @@ class Pictures:
     def rows(self, step: int) -> NDArray[np.int64]:
         """The rows of a step's whole batch, the same on every worker; no row twice."""
         count = len(self)
-        rng = np.random.default_rng([self._seed, step])
         if not self._clusters:
-            return rng.choice(count, self._batch, replace=False)
+            epoch, at = divmod(step, max(1, count // self._batch))
+            if self._order[0] != epoch:
+                self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(count)
+            return self._order[1][at * self._batch : (at + 1) * self._batch]
+        rng = np.random.default_rng([self._seed, step])
         anchors = rng.choice(count, self._clusters, replace=False)
         size = -(-self._batch // self._clusters)
         nearby = rng.random((self._clusters, self._window)).argsort(axis=1)[:, :size]

@@ -33,13 +33,15 @@ from geobatch.stage import Stage, rejected
 #: Images that go together on a CPU, where more are no faster; and the most a GPU is given.
 _ON_CPU, _AT_MOST = 64, 4096
 
+_UNTOLD = "the network's probabilities for it are no numbers; if that is said of every image, train the network again"
+
 
 class Sample(Stage):
     """Vectors and neighbours -> distinct candidates, best first, each with how many of the K draws it is.
 
     Reads `image_id`, `vector` (list of D float32), `neighbours` and `neighbour_vectors` (list of M'·D float32, in
     the order of `neighbours`). A neighbour without a place counts as missing. An image whose vector is missing or not
-    finite is rejected: it would get a place that says nothing.
+    finite is rejected, and so is one for which the network's probabilities are not: it would get a place that says nothing.
 
     Args:
         model: a model, or the folder one was saved in.
@@ -78,17 +80,21 @@ class Sample(Stage):
     def _part(self, table: pa.Table) -> pa.Table:
         queries, sound = asked.queries(table, self.model.config)
         columns = [pa.nulls(len(table), field.type) for field in self.adds]
+        vectorless = Rejection("failed", "the image's vector is missing or not finite")
+        fates = dict.fromkeys(np.flatnonzero(~sound).tolist(), vectorless)
         if sound.any():
             living = table.filter(pa.array(sound))
             context = asked.batch(living, queries[sound], self.model.config).to(self.device)
             half = self.sampling.precision == "bfloat16"
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 found = self._decoded(context, living["image_id"].to_pylist())
-            columns = _lists(found, self.model.config, np.flatnonzero(sound), len(table))
+            rows = np.flatnonzero(sound)
+            told = _told(found, len(rows))
+            columns = _lists(found, self.model.config, rows, told, len(table))
+            fates |= dict.fromkeys(rows[~told].tolist(), Rejection("failed", _UNTOLD))
         for field, values in zip(self.adds, columns, strict=True):
             table = table.append_column(field, values)
-        fate = Rejection("failed", "the image's vector is missing or not finite")
-        return rejected(table, "sample", dict.fromkeys(np.flatnonzero(~sound).tolist(), fate))
+        return rejected(table, "sample", fates)
 
     def _decoded(self, context: Context, ids: list[str]) -> dict[str, Draws]:
         """Candidates by their origin; those of the first one asked for count, draws before others."""
@@ -125,17 +131,33 @@ def fitting(config: GeoToken, sampling: Sampling, device: torch.device) -> int:
     return int(np.clip(free_bytes(device) // 2 // bytes_an_image(config, sampling), 1, _AT_MOST))
 
 
-def _lists(found: dict[str, Draws], config: GeoToken, rows: npt.NDArray[np.intp], images: int) -> list[pa.Array]:
-    """The column `candidates` (best first) of a table of `images` rows, null in all but `rows`."""
+def _told(found: dict[str, Draws], images: int) -> npt.NDArray[np.bool_]:
+    """(images,) whether all that the network says of an image is a number: of NaN every draw is token 0, one place on Earth."""
+    told = np.ones(images, bool)
+    for each in found.values():
+        odd = ~(each.log_probability_R.isfinite() & each.tempered_R.isfinite())
+        told[each.image_R[odd].cpu().numpy()] = False
+    return told
+
+
+def _lists(
+    found: dict[str, Draws],
+    config: GeoToken,
+    rows: npt.NDArray[np.intp],
+    told: npt.NDArray[np.bool_],
+    images: int,
+) -> list[pa.Array]:
+    """The column `candidates` (best first) of a table of `images` rows, null in all but those of `rows` that are `told`."""
 
     def joined(name: str) -> npt.NDArray[np.float64]:
         return np.concatenate([getattr(each, name).cpu().numpy() for each in found.values()])
 
-    row, score = rows[joined("image_R").astype(np.intp)], joined("log_probability_R")
+    image, score = joined("image_R").astype(np.intp), joined("log_probability_R")
     origin = np.repeat(np.array(list(found)), [len(each.image_R) for each in found.values()])
-    order = np.lexsort((-score, row))
+    order = np.lexsort((-score, image))
+    order = order[told[image[order]]]
     latitude, longitude = places_of(joined("codes_RT").astype(np.int64)[order], config)
-    lengths = np.bincount(row, minlength=images)
+    lengths = np.bincount(rows[image[order]], minlength=images)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     structs = pa.StructArray.from_arrays(
         [

@@ -36,7 +36,7 @@ from geobatch.engine.gallery import Gallery, load
 from geobatch.geo import centre, distance, s2
 from geobatch.methods.geotoken.calibration import MASS, Calibration, platt
 from geobatch.methods.geotoken.config import Selection
-from geobatch.methods.geotoken.pool import BETWEEN, Pool, neighbour_similarity, pool, soft
+from geobatch.methods.geotoken.pool import BETWEEN, DRAW, Pool, neighbour_similarity, pool, soft
 from geobatch.methods.geotoken.posterior import Posterior
 from geobatch.methods.geotoken.tables import column, padded, vectors
 from geobatch.schema import CONFIDENCE, LOCATED, RADII_KM
@@ -68,8 +68,9 @@ def posterior_of(pool: Pool, selection: Selection, calibration: Calibration | No
         return calibration.mixture.posterior(pool)
     how = selection.suited(bool((pool.kinds == BETWEEN).any()))
     near = np.isfinite(pool.similarities)
-    mass = np.where(near.any(axis=1, keepdims=True), how.neighbour_mass or 0.0, 0.0)
-    share = soft(pool.similarities, how.neighbour_temperature or 1.0)
+    assert how.neighbour_mass is not None and how.neighbour_temperature is not None
+    mass = np.where(near.any(axis=1, keepdims=True), how.neighbour_mass, 0.0)
+    share = soft(pool.similarities, how.neighbour_temperature)
     weights = np.concatenate([pool.draws * (1 - mass), share * mass], axis=1)
     return Posterior(pool.points, weights, pool.kinds, np.ones(len(pool)))
 
@@ -115,7 +116,9 @@ def chosen(
 
 def _pooled(pool: Pool, posterior: Posterior, selector: str) -> tuple[npt.NDArray[np.intp], Array]:
     rows = np.arange(len(pool))
-    options = np.where(posterior.weights[..., None] > 0, pool.points, 0.0)
+    # A beam's place that no draw fell on has no weight and is an answer all the same; a neighbour without weight is none.
+    answers = (posterior.weights > 0) | (pool.kinds == DRAW)
+    options = np.where(answers[..., None], pool.points, 0.0)
     if selector == "expected_distance":
         best = centre.least_expected_distance(pool.points, posterior.weights, options)
         cosines = np.einsum("nkd,nd->nk", pool.points, pool.points[rows, best]).clip(-1, 1)

@@ -18,7 +18,6 @@ Not covered: networks that are spread over workers; dropout and changes of tiles
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from geobatch.methods.ngcg.encoder import Encoder
 from geobatch.methods.ngcg.mine import Mine
 from geobatch.methods.ngcg.pairs import Pairs
 from geobatch.train import caching, lora
+from geobatch.train.finite import refuse_divergence
 from geobatch.train.infonce import InfoNCE, Others, nested
 from geobatch.train.loop import Worker
 
@@ -138,9 +138,7 @@ class Fit:
         for parameter in idle:
             parameter.grad = None
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self.tuning.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            said = f"the loss of step {self.step + 1} is {loss}, its gradient {norm}; "
-            raise UserError(said + "lower --tuning.learning-rate or set --tuning.no-bf16")
+        refuse_divergence(self.step, loss, norm, "lower --tuning.learning-rate or set --tuning.no-bf16")
         self._optimiser.step()
         self.step += 1
         self.history.append([float(self.step), loss, norm, rate, self.temperature])

@@ -15,7 +15,7 @@ from PIL import Image
 from geobatch.engine.chat import Chat
 from geobatch.errors import UserError
 from geobatch.methods.geolocsft.config import Validation
-from geobatch.methods.geolocsft.data import Encoder, Order, batch, joined, split
+from geobatch.methods.geolocsft.data import Encoder, Order, batch, halves, joined
 from geobatch.methods.geolocsft.prompts import messages, student, tag
 from tests.engine import tiny
 from tests.methods.geolocsft.pupil import crops, examples, opened
@@ -168,8 +168,15 @@ def test_buckets_save_padding_and_seeds_differ() -> None:
 
 
 def test_a_share_is_kept_out() -> None:
-    kept, held = split(1000, Validation(share=0.1, images=64), seed=3)
+    def places(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.linspace(-50, 50, count), np.linspace(0, 90, count)
+
+    kept, held = halves(places(1000), Validation(share=0.1, images=64), seed=3)
     assert (len(kept), len(held)) == (936, 64) and sorted([*kept, *held]) == list(range(1000))
-    assert [len(part) for part in split(1, Validation(share=0.9), seed=0)] == [1, 0]
-    assert not len(split(50, Validation(share=0.0), seed=0)[1])
-    assert split(1000, Validation(share=0.1), 3)[1].tolist() != split(1000, Validation(share=0.1), 4)[1].tolist()
+    assert [len(part) for part in halves(places(1), Validation(share=0.9), seed=0)] == [1, 0]
+    assert not len(halves(places(50), Validation(share=0.0), seed=0)[1])
+    one, other = (halves(places(1000), Validation(share=0.1), seed)[1] for seed in (3, 4))
+    assert one.tolist() != other.tolist()
+    twice = tuple(np.repeat(each, 2) for each in places(500))
+    kept, held = halves((twice[0], twice[1]), Validation(share=0.1), seed=3)
+    assert len(held) and not set(kept // 2) & set(held // 2)  # both pictures of a place are on one side

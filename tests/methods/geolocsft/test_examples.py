@@ -137,6 +137,23 @@ def test_other_trainers_json_is_read(tmp_path: Path) -> None:
         assert {each.reason for each in faults[3:]} == {"needs one image, and one turn of human and of gpt"}
 
 
+def test_a_caption_of_the_asked_form_is_written_anew(tmp_path: Path) -> None:
+    """What no student could know or be guided to: the image's name, escapes, exponents; and a place it cannot hold."""
+    (one,) = crops(1)
+    (tmp_path / "0.png").write_bytes(one.image)
+    caption = of_schema(GEO_CAPTION) | {"image_id": "s3://city/paris/3.jpg"}
+    caption["thinking"]["terrain_soil"]["soil_characteristics"] = 'a "red" soil\n'
+    caption["answer"]["coordinates"] |= {"latitude": 1e-05}
+    short = {**caption, "thinking": {}}
+    tagged = f"<answer>{json.dumps(caption)}</answer>"
+    rows = [turns("0.png", text) for text in (json.dumps(caption), tagged, json.dumps(short))]
+    for form, kept in (("json", '"image_id": "image"'), ("tag", tag(1e-05, 7.25))):
+        whole, held, fault = read(Store(), sharegpt(tmp_path, rows), form)  # type: ignore[arg-type]
+        assert whole == held == Example("0.png", 1e-05, 7.25, one.image, caption_text(caption, form))  # type: ignore[arg-type]
+        assert kept in whole.answer and not any(each in whole.answer for each in ("paris", "\\", "1e-05"))
+        assert isinstance(fault, Fault) and "its caption cannot be used: caption.thinking needs" in fault.reason
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [("a.json", "{", "is no JSON"), ("a.json", "{}", "holds no list"), ("a.parquet", "PAR", "is no Parquet file")],

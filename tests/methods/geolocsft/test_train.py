@@ -297,7 +297,7 @@ def test_validation_measures_what_is_written(world: tuple[str, Path]) -> None:
     texts = fit.written([fit.held.picture(row) for row in range(12)])
     off = []
     for row, text in enumerate(texts):
-        found, (latitude, longitude) = parse(text), fit.held.places([row])
+        found, (latitude, longitude) = parse(*text), fit.held.places([row])
         off.append(
             float(haversine_km(found.latitude, found.longitude, latitude, longitude)[0])
             if isinstance(found, Answer)

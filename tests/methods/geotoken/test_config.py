@@ -35,6 +35,22 @@ def test_impossible_networks_are_refused_with_what_to_do(wrong: dict[str, object
         GeoToken(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"decode": ()}, "correct"), ({"samples": 0}, "correct"), ({"beam": 0}, "correct")]
+    + [({"temperature": each}, "decode greedy") for each in (0.0, -1.0, float("nan"))],
+)
+def test_sampling_that_draws_nothing_is_refused_with_what_to_do(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Sampling(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.01, float("nan")])
+def test_neighbours_that_no_softmax_splits_are_refused(temperature: float) -> None:
+    with pytest.raises(UserError, match="raise neighbour_temperature above 0"):
+        Selection(neighbour_temperature=temperature)
+
+
 @pytest.mark.parametrize("config", [GeoToken, Training, Sampling, Selection])
 def test_every_field_has_its_sentence(config: type) -> None:
     lines = [line.strip() for line in Path(module.__file__).read_text().splitlines()]

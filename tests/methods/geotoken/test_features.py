@@ -103,6 +103,19 @@ def test_neighbours_in_the_archive_are_parted(folder: Path) -> None:
     assert np.median(near) >= 2
 
 
+def test_a_part_that_begins_with_nothing_is_measured_by_what_follows(tmp_path: Path) -> None:
+    """Its first row groups were superseded; what it holds is not of the other part's encoder."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for each in (first, second):
+        each.mkdir()
+    gone = list(range(14))
+    parts = [(write(first, [20])[0][0], gone)]
+    assert index(parts, first) == 6
+    assert sorted(numbers(Features(first, 6, 100, 0), 0)) == list(range(14, 20))
+    with pytest.raises(UserError, match="vectors of 2 and of 3"):
+        index([*parts, (write(second, [20], size=2)[0][0], gone)], tmp_path)
+
+
 def test_what_is_no_table_of_vectors_is_refused(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     for each in (first, second):

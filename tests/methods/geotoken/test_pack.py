@@ -76,4 +76,22 @@ def test_a_batch_is_clusters_and_a_function_of_the_step(folder: Path) -> None:
         assert np.median(km.min(axis=1)) < 0.75 * np.median(apart.min(axis=1))
         assert np.median(km) > 3000
     assert set(first.rows(0)) != set(first.rows(1))
-    assert len(set(pictures(clusters=0).rows(0))) == 128
+
+
+def test_without_clusters_an_epoch_is_a_pass_that_can_be_taken_up_anywhere(folder: Path) -> None:
+    def pictures() -> Pictures:
+        return Pictures(folder, batch=128, clusters=0, window=32, seed=0)
+
+    first = pictures()
+    steps = [first.rows(step) for step in range(30)]  # 15 of 128 are 1,920 of 2,000
+    for epoch in (steps[:15], steps[15:]):
+        assert all(len(rows) == 128 for rows in epoch) and len(set(np.concatenate(epoch).tolist())) == 1920
+    assert (pictures().rows(20) == steps[20]).all() and set(steps[0].tolist()) != set(steps[15].tolist())
+    assert (first.rows(3) == steps[3]).all()
+
+
+def test_fewer_pictures_than_clusters_are_a_cluster_each(tmp_path: Path) -> None:
+    pictures = [np.full((1, 1, 3), row, np.uint8) for row in range(40)]
+    pack([rows(pictures, list(np.linspace(-60, 60, 40)), [0.0] * 40)], tmp_path, Pixels(size=(1, 1)))
+    drawn = Pictures(tmp_path, batch=32, clusters=64, window=32, seed=0).rows(0)
+    assert len(set(drawn.tolist())) == 32

@@ -13,7 +13,7 @@ import torch
 
 from geobatch.errors import UserError
 from geobatch.methods.geotoken import sample
-from geobatch.methods.geotoken.config import GeoToken, Sampling
+from geobatch.methods.geotoken.config import Decode, GeoToken, Sampling
 from geobatch.methods.geotoken.draws import shared
 from geobatch.methods.geotoken.inputs import context, places_of
 from geobatch.methods.geotoken.sample import Sample
@@ -120,6 +120,22 @@ def test_an_image_without_a_sound_vector_is_rejected_and_costs_its_batch_nothing
     whole = stage(table)
     for row in (0, 3, 5, 6):
         assert _places(found, row) == _places(whole, row)
+
+
+@pytest.mark.parametrize("decode", [("sample",), ("beam", "greedy")])
+def test_an_image_whose_probabilities_are_no_numbers_is_rejected(decode: tuple[Decode, ...]) -> None:
+    """Its vector is finite, and its products are not; a network that diverged has nothing to say of any image."""
+    model, table = model_of(), table_of()
+    stage = Sample(model, Sampling(decode=decode))
+    found = stage(changed(table, "vector", 4, [3e38] * WIDTH))
+    assert found["reason"].to_pylist() == [None] * 4 + ["failed"] + [None] * 2
+    assert "no numbers" in found["detail"][4].as_py() and found["candidates"][4].as_py() is None
+    whole = stage(table)
+    assert [_places(found, row) for row in (0, 3, 5, 6)] == [_places(whole, row) for row in (0, 3, 5, 6)]
+    with torch.no_grad():
+        model.heads[0].weight.fill_(torch.nan)
+    lost = stage(table)
+    assert lost["reason"].to_pylist() == ["failed"] * 7 and lost["candidates"].null_count == 7
 
 
 def test_a_table_without_one_sound_vector_is_rejected_whole() -> None:

@@ -148,6 +148,23 @@ def test_neighbours_may_be_answers_only_where_they_have_mass() -> None:
         assert place["latitude"] == latitude
 
 
+@pytest.mark.parametrize("selector", ["expected_distance", "expected_share"])
+@pytest.mark.parametrize("near", [0, 1])
+def test_a_place_that_no_draw_fell_on_may_be_chosen(selector: Selector, near: int) -> None:
+    """A beam's place amid three draws that are 35 km apart; without it, one of them."""
+    row = row_of(np.random.default_rng(0), 4, near)
+    places = [(0.18, 10.0), (-0.09, 10.156), (-0.09, 9.844), (0.0, 10.0)]
+    for candidate, (latitude, longitude) in zip(row["candidates"], places, strict=True):
+        candidate |= {"latitude": latitude, "longitude": longitude, "count": 1}
+    row["candidates"][3] |= {"count": 0, "origin": "beam"}
+    selection = Selection(selector=selector, neighbour_mass=0.1 * near)
+    drawn = {**row, "candidates": row["candidates"][:3]}
+    found, without = Select(selection)(table_of([row, drawn])).to_pylist()
+    assert (found["latitude"], found["longitude"]) == places[3]
+    assert (without["latitude"], without["longitude"]) in places[:3] and without["score"] < found["score"]
+    assert found[probability_column(1)] == 0 and found[probability_column(25)] == pytest.approx(1)
+
+
 def gallery_of(rng: np.random.Generator) -> Gallery:
     latitude, longitude = np.degrees(np.arcsin(rng.uniform(-1, 1, 500))), rng.uniform(-180, 180, 500)
     vectors = rng.normal(size=(500, 4)).astype(np.float32)

@@ -1,0 +1,44 @@
+"""Which rows are kept out of training: those of whole places, so that none is on both sides.
+
+A place is a cell of S2's level 13, 1.1 km wide: photographs of a burst, or of one square, are not split between what is learnt
+from and what is measured on. Cells come in the order in which a seeded permutation of the rows meets them, so that rows of
+which no two share a cell are split as the permutation has them.
+
+Not covered: neighbours on both sides of a cell's edge.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geobatch.geo import s2
+
+#: S2's level of a place.
+LEVEL = 13
+
+Rows = NDArray[np.int64]
+
+
+def split(latitude: ArrayLike, longitude: ArrayLike, wanted: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on and rows kept out, both ascending.
+
+    Args:
+        latitude, longitude: `(N,)` degrees.
+        wanted: rows kept out at most; a place is kept out if it fits into what is left of them.
+        seed: of the order.
+    """
+    _, numbers, sizes = np.unique(s2.cell_ids(latitude, longitude, LEVEL), return_inverse=True, return_counts=True)
+    held, taken = np.zeros(len(sizes), bool), 0
+    for place in numbers[np.random.default_rng([seed, 0x5EED]).permutation(len(numbers))].tolist():
+        if taken == wanted:
+            break
+        if not held[place] and taken + sizes[place] <= wanted:
+            held[place], taken = True, taken + int(sizes[place])
+    return np.flatnonzero(~held[numbers]), np.flatnonzero(held[numbers])
+
+
+def shared(latitude: ArrayLike, longitude: ArrayLike) -> bool:
+    """Whether any two of the rows `(N,)` are of one place."""
+    cells = s2.cell_ids(latitude, longitude, LEVEL)
+    return len(np.unique(cells)) < cells.size
