@@ -35,6 +35,7 @@ class NodeType:
         labels: of one node.
         most: how many there are, or could be.
         brought: whether an autoscaler brings them.
+        alive: how many of those that an autoscaler brings are there.
     """
 
     name: str
@@ -42,6 +43,7 @@ class NodeType:
     labels: Mapping[str, str] = field(default_factory=dict)
     most: int = 1
     brought: bool = False
+    alive: int = 0
 
     def holds(self, pool: Pool) -> bool:
         """Whether an empty node of this type has room for one actor of the pool."""
@@ -121,8 +123,9 @@ def settle(pools: Sequence[Pool], nodes: Nodes) -> list[int]:
     """
     if not nodes.known:
         return [pool.most for pool in pools]
-    cheap = tuple(each for each in nodes.types if not (each.brought and each.resources.get("GPU")))
-    if len(cheap) < len(nodes.types) and not any(pool.each.get("GPU") for pool in pools):
+    dear = [each.brought and each.resources.get("GPU", 0.0) > 0 for each in nodes.types]
+    if any(dear) and not any(pool.each.get("GPU") for pool in pools):
+        cheap = tuple(replace(each, most=each.alive) if late else each for each, late in zip(nodes.types, dear, strict=True))
         with suppress(UserError):
             return _settle(pools, replace(nodes, types=cheap))
     return _settle(pools, nodes)

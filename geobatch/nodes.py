@@ -56,7 +56,8 @@ def _counted(alive: list[dict[str, Any]], types: list[NodeType]) -> tuple[NodeTy
         labels = {name: value for name, value in node.get("Labels", {}).items() if not name.startswith("ray.io/node-")}
         kin = next((each for each in types if not head and _alike(each, resources, labels)), None)
         if kin is not None:  # what is alive may know more of itself than the file: its memory, its GPU's kind
-            found[kin.name] = replace(kin, resources={**resources, **found[kin.name].resources})
+            before = found[kin.name]
+            found[kin.name] = replace(kin, resources={**resources, **before.resources}, alive=before.alive + 1)
             continue
         key = (head, tuple(sorted(resources.items())), tuple(sorted(labels.items())))
         others.setdefault(key, ["head" if head else "node", resources, labels, 0])[3] += 1

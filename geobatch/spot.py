@@ -8,9 +8,9 @@ recovers within ten minutes (RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S), and the fi
 
 `cluster.yaml` names it as an external provider, so Ray loads it where `ray up` is typed and beside the autoscaler on the head.
 
-A refusal for want of rights says nothing of a type, and to go on to the next would be to pay for on-demand machines because of
-it: an account that never used spot lacks the role for it. Nothing is passed over then, and the autoscaler's log says what to
-do; the run waits, and its deadline ends it.
+An account that never used spot lacks the role for it, and all of spot is refused: to go on to the next type would be to pay for
+on-demand machines because of it. Nothing is passed over then; the run waits, and its deadline ends it. Other rights may be
+lacking for one type alone, which is passed over. The autoscaler's log says either.
 
 What must hold for it: types that stand in for each other offer equal `resources`, memory included, since Ray compares how
 well a node would be used before it asks which type failed.
@@ -36,8 +36,8 @@ from ray.core.generated.instance_manager_pb2 import InstanceUpdateEvent
 #: Words in EC2's codes that blame the number of requests, not the type.
 _TOO_FAST = ("RequestLimitExceeded", "Throttl")
 
-#: How those codes of EC2 begin that blame the account.
-_NO_RIGHT = ("AuthFailure", "UnauthorizedOperation")
+#: How those codes of EC2 begin that blame the account, and of them those that blame it for all of spot.
+_NO_RIGHT, _NO_SPOT = ("AuthFailure", "UnauthorizedOperation"), "AuthFailure.ServiceLinkedRole"
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Telling(NodeProvider):
                 _log.error(
                     "EC2 refuses %s (%s): mend the rights or make spot's role, as the top of cluster.yaml says", kind, code
                 )
-            elif not any(word in code for word in _TOO_FAST):
+            if not any(word in code for word in (*_TOO_FAST, _NO_SPOT)):
                 self._refused.put(kind)  # before Ray hears of it and plans anew
             raise
 

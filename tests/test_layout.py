@@ -203,3 +203,5 @@ def test_who_asks_for_no_gpu_brings_no_node_that_has_one() -> None:
     assert settle([pool("Decode", most=40), pool("Match", 8, most=4, least=4)], cloud)[1] == 4
     there = NodeType(name="node", resources={"CPU": 8, "GPU": 1})  # paid already
     assert settle([pool("Decode", most=1000)], Nodes(types=(HEAD, cpus, there), workers=2)) == [40]
+    alive = replace(GPU, alive=2)  # of those that could be brought two are there
+    assert settle([pool("Decode", most=1000)], Nodes(types=(HEAD, cpus, alive), workers=20)) == [32 + 16]

@@ -146,10 +146,8 @@ def test_being_asked_too_often_is_no_fault_of_a_type(cloud: Cloud, code: str) ->
     assert cloud.chosen(CPU=1, GPU=1) == "gpu_l4"
 
 
-@pytest.mark.parametrize("code", ["AuthFailure.ServiceLinkedRoleCreationNotPermitted", "UnauthorizedOperation"])
-def test_a_want_of_rights_brings_nothing_dearer_and_says_what_to_do(
-    cloud: Cloud, code: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_want_of_spots_role_brings_nothing_dearer_and_says_what_to_do(cloud: Cloud, caplog: pytest.LogCaptureFixture) -> None:
+    code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
     for _ in GPUS:
         cloud.launch("gpu_l4", code)
         assert cloud.chosen(CPU=1, GPU=1) == "gpu_l4"
@@ -157,6 +155,12 @@ def test_a_want_of_rights_brings_nothing_dearer_and_says_what_to_do(
     assert len(told) == len(GPUS) and f"gpu_l4 ({code}): mend the rights or make spot's role" in told[0]
     top = (ROOT / "cluster.yaml").read_text().split("cluster_name:")[0]
     assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in top
+
+
+def test_a_type_that_nobody_granted_is_passed_over_and_said(cloud: Cloud, caplog: pytest.LogCaptureFixture) -> None:
+    cloud.launch("gpu_l4", "UnauthorizedOperation")
+    assert cloud.chosen(CPU=1, GPU=1) == GPUS[1] != "gpu_l4"
+    assert "gpu_l4 (UnauthorizedOperation): mend the rights" in caplog.text
 
 
 def _rays_own(config: dict[str, Any]) -> None:

@@ -101,14 +101,14 @@ def _page(names: Names, root: str, loose: list[Object], sequences: list[parts.Se
     )
 
 
-def probe(store: Store, sources: list[Source]) -> None:
-    """Refuses an archive that may be listed and not read; one forbidden object alone is a rejection later.
+def probe(store: Store, new: list[Source], known: list[Source]) -> None:
+    """Refuses an archive that may be listed and not read; a forbidden object or folder is rejections later.
 
     Raises:
-        Denied: none of the first sources may be read.
+        Denied: none of the first new sources may be read, nor any of the first of those known, which could be once.
     """
     denied: Denied | None = None
-    for source in sources[:_PROBES]:
+    for source in (*new[:_PROBES], *known[:_PROBES]):
         if source.found is None and not source.hidden:
             continue
         try:

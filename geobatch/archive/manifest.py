@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from geobatch.archive.parquet import DAMAGE, image_column, opened
 from geobatch.errors import GeobatchError, UserError
-from geobatch.store import ALONE, Object, Store, Unreadable, join, split
+from geobatch.store import ALONE, Denied, Object, Store, Unreadable, join, split
 
 #: Rows asked of the store and compared with what was met at once.
 _BATCH = 1000
@@ -63,7 +63,8 @@ def pages(store: Store, found: Object) -> Iterator[Listed]:
     """The objects that a manifest names, in its order.
 
     Raises:
-        UserError: it cannot be read, or has no column `uri`.
+        UserError: it cannot be read, has no column `uri`, or no row of its first page is a URI.
+        Denied: no row of its first page may be looked at.
         Unreadable: the store failed, or said nothing of `_IN_A_ROW` objects.
     """
     folder = found.uri[: found.uri.rindex("/") + 1]
@@ -93,7 +94,7 @@ class _Asked:
     """Asks the store about the rows of one manifest."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._met, self._silent = store, _Met(), 0
+        self._store, self._met, self._silent, self._first = store, _Met(), 0, True
 
     def __call__(self, uris: list[str], page: Listed) -> Listed:
         new = [uri for uri, again in zip(uris, self._met.again(uris), strict=True) if not again]
@@ -103,7 +104,25 @@ class _Asked:
             if isinstance(answer, GeobatchError) and (self._silent == _IN_A_ROW or not isinstance(answer, ALONE)):
                 raise answer
             page.append((uri, answer))
+        if self._first and page:
+            self._first = False
+            _refuse(page)
         return page
+
+
+def _refuse(page: Listed) -> None:
+    """Refuses a manifest of whose first page nothing is a URI, or nothing may be looked at: that is no fault of single rows."""
+    denied = [said for _, said in page if isinstance(said, Denied)]
+    if len(denied) == len(page):
+        raise denied[0]
+    faults: list[UserError] = []
+    for uri, _ in page:
+        try:
+            split(uri)
+        except UserError as error:
+            faults.append(error)
+    if len(faults) == len(page):
+        raise faults[0]
 
 
 def _columns(store: Store, found: Object) -> Iterator[list[str | None]]:

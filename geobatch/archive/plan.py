@@ -139,7 +139,7 @@ class _Planner:
         self._names = Names(config)
         self._loose: list[_Row] = []
         self._weight = 0
-        self._probed = False
+        self._probed, self._held = False, list[Source]()
         self.listed = self.skipped = self.known = 0
         self.complaint = ""
         self._empty: list[tuple[str, str | None]] = []
@@ -272,7 +272,7 @@ class _Planner:
                 self.skipped += 1
 
     def _unknown(self, page: Iterator[Source]) -> list[Source]:
-        """The sources that are not known; the first of all are probed, unless what is known has shown that it may be read."""
+        """The sources that are not known; the first of all are probed."""
         wanted = list(page)
         if self._known is not None:
             single = [source for source in wanted if not source.parts]
@@ -285,9 +285,10 @@ class _Planner:
             if self._reopen:
                 known = {source for source in known if source.kind not in _CHOSEN or source.found is None}
             self.known += sum(len(source.parts) or 1 for source in known)
+            if not self._probed:
+                self._held += [source for source in wanted if source in known and source.found is not None]
             wanted = [source for source in wanted if source not in known]
         if wanted and not self._probed:
             self._probed = True
-            if not self.known:
-                probe(self._store, wanted)
+            probe(self._store, wanted, self._held)
         return wanted

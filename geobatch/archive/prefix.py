@@ -14,9 +14,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from geobatch.archive.config import ArchiveConfig
+from geobatch.archive.names import container
 from geobatch.archive.slice import NOTHING, Rows, Slice
 from geobatch.errors import GeobatchError, Rejection
-from geobatch.store import Changed, Denied, NotFound, Store, Unreadable, Withheld
+from geobatch.store import Changed, Denied, NotFound, Object, Store, Unreadable, Withheld
+
+#: image_id, uri, etag, size.
+_Object = tuple[str, str, str | None, int | None]
 
 
 def fate_of(error: GeobatchError) -> Rejection:
@@ -48,17 +52,14 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig, last: bool = True)
         Unreadable: none of several objects could be read, and the store does not answer, or is asked again (Withheld).
         Denied: none of several may be read, and it is asked for again.
     """
-    objects = list(zip(*(plan[name].to_pylist() for name in ("image_id", "uri", "etag", "size")), strict=True))
-    wanted = [(uri, etag) for _, uri, etag, size in objects if size is None or 0 < size <= config.max_bytes]
+    objects, unread = _sized(store, plan, config)
+    wanted = [(uri, etag) for (_, uri, etag, _), fate in zip(objects, unread, strict=True) if fate is None]
     answers = store.get_many(wanted)
     rows = Rows()
     failures: list[Unreadable | Denied] = []
-    for image_id, uri, etag, size in objects:
-        if size == 0:
-            rows.reject(image_id, uri, etag, 0, Rejection("empty"))
-            continue
-        if size is not None and size > config.max_bytes:
-            rows.reject(image_id, uri, etag, size, too_large(size, config))
+    for (image_id, uri, etag, size), fate in zip(objects, unread, strict=True):
+        if fate is not None:
+            rows.reject(image_id, uri, etag, size, fate)
             continue
         answer = next(answers)
         if isinstance(answer, Denied) or (isinstance(answer, Unreadable) and answer.exhausted):
@@ -76,3 +77,21 @@ def read(store: Store, plan: pa.Table, config: ArchiveConfig, last: bool = True)
         if silent or not last:
             raise (silent or failures)[0]
     yield Slice(0, True, NOTHING, 0, rows.take())
+
+
+def _sized(store: Store, plan: pa.Table, config: ArchiveConfig) -> tuple[list[_Object], list[Rejection | None]]:
+    """The objects, with sizes that were not to be had when they were planned, and why an object is not asked for.
+
+    A container of unknown size is one that a manifest names: fetched as an image it would be in memory as a whole.
+    """
+    objects = list(zip(*(plan[name].to_pylist() for name in ("image_id", "uri", "etag", "size")), strict=True))
+    unsized = [uri for _, uri, _, size in objects if size is None]
+    found = {uri: said.size for uri, said in zip(unsized, store.head_many(unsized), strict=True) if isinstance(said, Object)}
+    sized = [(name, uri, etag, found.get(uri) if size is None else size) for name, uri, etag, size in objects]
+    return sized, [
+        unopened() if uri in found and container(uri) is not None
+        else Rejection("empty") if size == 0
+        else too_large(size, config) if size is not None and size > config.max_bytes
+        else None
+        for _, uri, _, size in sized
+    ]  # fmt: skip

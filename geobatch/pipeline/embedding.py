@@ -30,7 +30,7 @@ from geobatch.methods.ngcg.families import FAMILIES
 from geobatch.methods.ngcg.say import Say
 from geobatch.methods.ngcg.serve import Serving
 from geobatch.pipeline.flow import described
-from geobatch.pipeline.folder import CARD, card, fingerprint_of, local_folder
+from geobatch.pipeline.folder import CARD, card, fingerprint_of, fingerprint_of_weights, local_folder
 from geobatch.pipeline.ngcg_model import METHOD, Opened, open_model
 from geobatch.store import Store, StoreConfig
 
@@ -139,7 +139,7 @@ def suits(gallery: Path, encoder: Path) -> None:
     """
     record = read_record(gallery)
     maker = record.get("encoder") if record.get("source") else None
-    if maker is not None and maker != fingerprint_of(encoder):
+    if maker is not None and maker not in (fingerprint_of_weights(encoder), fingerprint_of(encoder)):  # as older ones have it
         raise UserError(
             f"{gallery} is a gallery of another encoder than {encoder}, or of that one before it was trained again; build it "
             "again with jobs/build_gallery.py --relocate and this encoder"
@@ -184,7 +184,7 @@ def _images(asked: Asked, encoder: Path, workers: int) -> Embedding:
         ],
         decides=decides,
         views=views,
-        encoder=decides["encoder"],
+        encoder=fingerprint_of_weights(encoder),
     )
 
 

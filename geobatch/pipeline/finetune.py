@@ -131,9 +131,11 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     places = Examples(path, config.decode).places()
     kept, held = halves(places, config.validation, config.tuning.seed)
     identity = fingerprint_of_base(base)
-    name = _name(written, identity, config, shared(*places))
+    name = _name(written, identity, config, bool(len(held)) and shared(*places))
     card = _made(output, name)
     if card is None:
+        if (output / CARD).is_file():
+            say(f"the model at {output} was trained otherwise, and is replaced when this training ends")
         say(f"{Path(base).name}: {_counted(base, config.tuning)}")
         make = Make(base, str(path), config.form, config.tuning, config.validation, config.decode)
         spent = _trained(config, loop, make, (len(kept), len(held)), output, name)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import ray
 
 from geobatch.access import submission
-from geobatch.actors import Hands, Slice, join_cluster, run_river, settled, start
+from geobatch.actors import AHEAD, Hands, Slice, join_cluster, run_river, settled, start
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
 from geobatch.errors import GeobatchError, UserError
@@ -226,7 +226,7 @@ def _river(run: Run, job: Flow, number: int, ledger: Service, index: dict[str, A
     read = Hands(stage=Read, make=reads, workers=readers, cpus=0.5)
     output = split(job.output).uri  # absolute: a node's processes have folders of their own
     writes = {"output": output, "stamp": stamp, "store": job.store}
-    write = Hands(stage=Write, make=writes, cpus=0.5, at_once=WRITES)
+    write = Hands(stage=Write, make=writes, cpus=0.5, at_once=WRITES, ahead=AHEAD)
     stages = [
         guarded(hands, ledger, gate if first else None)
         for first, hands in zip(chain([True], repeat(False)), job.river, strict=False)

@@ -33,6 +33,9 @@ CARD = "geobatch.json"
 #: The record of a canary that may lie beside a model and decides nothing (`canary`).
 RECORD = "canary.json"
 
+#: What may lie beside a model's weights and decides nothing.
+_PAPERS = ("README.md", "SHA256SUMS")
+
 #: Bytes read of a large file at each of as many places, for its fingerprint.
 _PIECE, _PIECES = 1 << 20, 16
 
@@ -113,6 +116,12 @@ def fingerprint_of(folder: Path, leave: tuple[str, ...] = ()) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{relative}\0{digest}\n".encode())
     return total.hexdigest()
+
+
+def fingerprint_of_weights(folder: Path) -> str:
+    """`fingerprint_of` what a model computes with: neither its hidden files, which git and hubs write anew, nor its papers."""
+    aside = [each.name for each in folder.iterdir() if each.name.startswith(".") or each.name in _PAPERS]
+    return fingerprint_of(folder, tuple(aside))
 
 
 def fingerprint_of_base(base: str) -> str:

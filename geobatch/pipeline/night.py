@@ -133,8 +133,8 @@ class Night:
             return DONE, None
         if status == ENDED and not account["read"] and account.get("wall_seconds", 0.0) >= BARREN:
             minutes = account["wall_seconds"] / 60
-            line = f"ended, {ended}, and in {minutes:.0f} min not one image was read"
-            return USER, f"{line}; see by `ray status` and in the log which nodes did not come, then run it again"
+            line = f"ended, {ended}, and in {minutes:.0f} min not one image came through"
+            return USER, f"{line}; see by `ray status` and in the log whether nodes did not come, then run it again"
         failed = "" if self.retry_rejected is None else ", after what was rejected again"
         line = f"ended before all was done, {ended}; {_left(account)}{stands}; the same command goes on with the rest{failed}"
         return status, line

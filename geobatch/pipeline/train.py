@@ -163,9 +163,13 @@ def train(config: GeoTokenTrain) -> dict[str, Any]:
     start([Hands(stage=Make, workers=config.loop.workers, cpus=config.loop.cpus)], config.address)
     if config.reward != "only":
         if not (card.get("trained") == name and (output / NETWORK).is_dir()):
+            if card:
+                say(f"the model at {output} was trained otherwise, and is replaced when this training ends")
             about = {"gallery": os.path.relpath(folder, output.resolve()), "gallery_fingerprint": gallery.fingerprint}
             card = _taught(config, Make(str(arrays), network, training), encoder, output, name, about | {"split": split})
-        card.setdefault("split", split)
+        if "split" not in card:
+            card["split"] = split
+            write(output, card)
         measured(output, arrays, len(np.load(arrays / "held.npy")), card)
     if config.reward != "none":
         decides = [card.get("trained", name), known.fingerprint, gallery.fingerprint, split, config.exclude_above]
@@ -178,7 +182,7 @@ def _parted(arrays: Path, split: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """Writes which images are kept out, by whole places, so that a batch at least is trained on.
 
     Returns:
-        the split with the number of images, and whether no two of them share a place.
+        the split with the number of images, and whether it is one by rows, as where no two of them share a place.
 
     Raises:
         UserError: the split is of other images.
@@ -191,9 +195,12 @@ def _parted(arrays: Path, split: dict[str, Any]) -> tuple[dict[str, Any], bool]:
             "them it has not seen is unknown; give its own --archive and --truth"
         )
     wanted = min(round(images * split["validation"]), max(0, images - split["batch"]))
-    for name, rows in zip(("kept", "held"), apart(*places, wanted, split["seed"]), strict=True):
+    kept, held = apart(*places, wanted, split["seed"], least=split["batch"])
+    if split["validation"] and not len(held):
+        say(f"none of {images:,} images can be kept out by whole places: nothing is measured, and nothing calibrated")
+    for name, rows in (("kept", kept), ("held", held)):
         np.save(arrays / f"{name}.npy", rows)
-    return split | {"images": images}, not shared(*places)
+    return split | {"images": images}, not (len(held) and shared(*places))
 
 
 def _taught(config: GeoTokenTrain, make: Make, encoder: Path, output: Path, name: str, about: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from geobatch.errors import UserError
+from geobatch.geo import s2
 from geobatch.methods.geotoken.calibrate import LEAST, learn
 from geobatch.methods.geotoken.calibration import Calibration
 from geobatch.methods.geotoken.held import evaluate
@@ -23,9 +24,13 @@ from geobatch.methods.geotoken.reward import REWARD
 from geobatch.pipeline.folder import CARD
 from geobatch.pipeline.trainees import part
 from geobatch.progress import say
+from geobatch.train.split import LEVEL
 
 #: Images kept out that the card's figures are of, at most: a share among 4,096 is known to 1.6 points.
 MEASURED = 4096
+
+#: Places that images kept out must be of, at least, for a calibration: what holds for one camera's says nothing of the Earth.
+PLACES = 20
 
 
 def read(output: Path) -> dict[str, Any]:
@@ -103,7 +108,12 @@ def _calibrated(output: Path, arrays: Path, held: int) -> dict[str, float]:
     if held < LEAST:
         say(f"{held:,} images kept out are too few to calibrate on, {LEAST} are needed; geotoken_calibrate.py does it later")
         return {}
-    fitted = learn(output / NETWORK, part(arrays, "held"))
+    images = part(arrays, "held")
+    places = len(np.unique(s2.cell_ids(*images.places(), LEVEL)))
+    if places < PLACES:
+        say(f"images kept out of {places} places do not calibrate, {PLACES} are needed; geotoken_calibrate.py does it later")
+        return {}
+    fitted = learn(output / NETWORK, images)
     fitted.save(output)
     near, far = (100 * fitted.figures[f"error_{km}km"] for km in (25, 200))
     say(f"calibrated on {fitted.images:,} of them: what it states is off by {near:.1f} % at 25 km, {far:.1f} % at 200 km")

@@ -4,6 +4,9 @@ A place is a cell of S2's level 13, 1.1 km wide: photographs of a burst, or of o
 from and what is measured on. Cells come in the order in which a seeded permutation of the rows meets them, so that rows of
 which no two share a cell are split as the permutation has them.
 
+Where each place has more rows than are wanted, the smallest one is given up for training, and as many of its rows as are wanted
+are kept out: figures from one place say little, but none of them was seen.
+
 Not covered: neighbours on both sides of a cell's edge.
 """
 
@@ -20,21 +23,26 @@ LEVEL = 13
 Rows = NDArray[np.int64]
 
 
-def split(latitude: ArrayLike, longitude: ArrayLike, wanted: int, seed: int) -> tuple[Rows, Rows]:
+def split(latitude: ArrayLike, longitude: ArrayLike, wanted: int, seed: int, least: int = 1) -> tuple[Rows, Rows]:
     """Rows to train on and rows kept out, both ascending.
 
     Args:
         latitude, longitude: `(N,)` degrees.
         wanted: rows kept out at most; a place is kept out if it fits into what is left of them.
         seed: of the order.
+        least: rows to train on, without which nothing is kept out.
     """
     _, numbers, sizes = np.unique(s2.cell_ids(latitude, longitude, LEVEL), return_inverse=True, return_counts=True)
     held, taken = np.zeros(len(sizes), bool), 0
-    for place in numbers[np.random.default_rng([seed, 0x5EED]).permutation(len(numbers))].tolist():
+    order = np.random.default_rng([seed, 0x5EED]).permutation(len(numbers))
+    for place in numbers[order].tolist():
         if taken == wanted:
             break
         if not held[place] and taken + sizes[place] <= wanted:
             held[place], taken = True, taken + int(sizes[place])
+    if wanted > 0 and not taken and len(numbers) - sizes.min() >= least:
+        smallest = np.argmin(sizes)
+        return np.flatnonzero(numbers != smallest), np.sort(order[numbers[order] == smallest][:wanted])
     return np.flatnonzero(~held[numbers]), np.flatnonzero(held[numbers])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.plan import plan
+from geobatch.errors import UserError
 from geobatch.store import Denied, Store, Unreadable, Withheld
 from tests.archive.reading import fates, rows, shards, slices
 from tests.archives import make
@@ -122,3 +123,44 @@ def test_a_store_that_fails_for_row_after_row_of_a_manifest_ends_its_planning(
         with pytest.raises(Unreadable) as raised:
             list(plan(store, config))
         assert not isinstance(raised.value, Withheld)
+
+
+@pytest.mark.parametrize(("uri", "said"), [("https://host/{}.jpg", "unknown scheme"), ("s3://", "no bucket")])
+def test_a_manifest_without_a_uri_is_refused(tmp_path: Path, uri: str, said: str) -> None:
+    (tmp_path / "m.csv").write_text("\n".join(["uri", *(uri.format(number) for number in range(5))]))
+    with pytest.raises(UserError, match=said):
+        list(plan(Store(), ArchiveConfig(uri=str(tmp_path / "m.csv"))))
+
+
+def test_a_manifest_of_which_nothing_may_be_looked_at_is_refused(bucket: Bucket, proxy: FaultyProxy) -> None:
+    store, uri = bucket
+    store.put(f"{uri}/m.csv", b"uri\na.jpg\nb.jpg\n")
+    proxy.spoiled = {"[ab].jpg": "403"}
+    with pytest.raises(Denied):
+        list(plan(store, ArchiveConfig(uri=f"{uri}/m.csv"), lambda pairs: [True] * len(pairs)))
+
+
+def test_rights_that_were_taken_away_stop_the_night_after_a_good_one(bucket: Bucket, proxy: FaultyProxy) -> None:
+    store, uri = bucket
+    for name in ("0.jpg", "1.jpg", "9.jpg"):
+        store.put(f"{uri}/{name}", b"x")
+    refusing(proxy, 403, "AccessDenied", r".*\.jpg")
+    with pytest.raises(Denied):
+        shards(store, ArchiveConfig(uri=uri), lambda pairs: [each.endswith("9.jpg") for each, _ in pairs])
+
+
+def test_a_container_of_a_manifest_is_never_fetched_as_an_image(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """Nobody knows its size, and all of it would be in memory; an image of unknown size is asked for it first."""
+    store, uri = bucket
+    store.put(f"{uri}/m.csv", b"uri\nx.tar\nlarge.jpg\nsmall.jpg\ngone.tar\n")
+    for name, size in (("x.tar", 600), ("large.jpg", 600), ("small.jpg", 60)):
+        store.put(f"{uri}/{name}", b"x" * size)
+    proxy.spoiled = {"HEAD .*(large|small).jpg": "500", "HEAD .*x.tar": "500"}
+    config = ArchiveConfig(uri=f"{uri}/m.csv", max_bytes=100)
+    pieces = shards(store, config)
+    proxy.spoiled = {}
+    proxy.requests.clear()
+    found = {row["uri"][len(uri) + 1 :]: row["reason"] for shard in pieces for piece in slices(store, shard, config)
+             for row in piece.table.to_pylist()}  # fmt: skip
+    assert found == {"x.tar": "unreadable", "large.jpg": "too_large", "small.jpg": None, "gone.tar": "missing"}
+    assert not any(method == "GET" and re.search("x.tar|large", path) for method, path, _ in proxy.requests)

@@ -18,6 +18,7 @@ from geobatch.pipeline.folder import (
     fingerprint,
     fingerprint_of,
     fingerprint_of_base,
+    fingerprint_of_weights,
     has_card,
     local_folder,
     sent,
@@ -139,3 +140,15 @@ def test_paths_travel_as_what_they_stand_for(remote: tuple[Store, str, Path], tm
     here.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"does not see .* put it into a bucket"):
         brought(joined.make)
+
+
+def test_what_git_and_hubs_write_anew_decides_no_vector(tmp_path: Path) -> None:
+    """Else a gallery would be refused for a `git pull` that changed its encoder's README."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = fingerprint_of_weights(tmp_path)
+    (tmp_path / ".git").mkdir()
+    for name in (".git/index", "README.md", "SHA256SUMS"):
+        (tmp_path / name).write_text("new")
+    assert fingerprint_of_weights(tmp_path) == before != fingerprint_of(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert fingerprint_of_weights(tmp_path) != before

@@ -115,7 +115,7 @@ def test_who_looks_on() -> None:
         ({}, account(ended="canary: 20 images", unfinished=4, left="abandoned"), 3, "the table stands as it was; look at runs"),
         ({"retry_rejected": ()}, account(ended="cost: x", unfinished=2), 4, "with the rest, after what was rejected again"),
         ({}, account(ended="price: nobody knows", unfinished=2), 2, "price: nobody knows; 100 images are done, 2 of 5 shards"),
-        ({}, account(read=0, ended="deadline: x", wall_seconds=30_000.0), 2, "and in 500 min not one image was read; see"),
+        ({}, account(read=0, ended="deadline: x", wall_seconds=30_000.0), 2, "and in 500 min not one image came through; see"),
         ({}, account(read=0, ended="deadline: x", wall_seconds=300.0), 4, "0 images are done"),
         ({}, account(read=0, ended="price: x", wall_seconds=30_000.0), 2, "price: x"),
         ({"all": True}, account(ended="price: x", left="open"), 2, "the table stands as it was; the same command goes on"),

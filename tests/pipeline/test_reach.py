@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from geobatch.errors import UserError
-from geobatch.pipeline.reach import reached
-from geobatch.store import NoBucket, StoreConfig, StoreOverride
+from geobatch.pipeline.reach import proofs, reached
+from geobatch.store import NoBucket, Store, StoreConfig, StoreOverride
 from tests.conftest import S3Server
 from tests.store.proxy import FaultyProxy
 
@@ -52,3 +54,11 @@ def test_what_must_be_put_right_is_said_of_the_one_it_is_wrong_with(s3: S3Server
         reached(Job(**wrong, store=s3.config()))
     with pytest.raises(UserError, match=f"no usable AWS credentials for {wrong[side]}"):
         reached(Job(**wrong, store=s3.config(), **{f"{side}_store": StoreOverride(profile="nobody")}))  # type: ignore[arg-type]
+
+
+def test_a_row_that_is_no_uri_proves_nothing_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    uris = ["https://host/x.jpg", "s3://", f"file://{tmp_path}/a.jpg"]
+    pq.write_table(pa.table({"uri": uris}), tmp_path / "plan.parquet")
+    task = pa.table({"plan": [f"{tmp_path}/plan.parquet"], "group": [0]})
+    assert proofs(Store(), Store(), [task]) == (uris[-1],)

@@ -140,7 +140,9 @@ def test_workers_train_both_models_from_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "reward/config.json").read_text())["training"]["samples"] == 4
 
 
-def test_figures_and_calibration_are_added_to_a_card_that_lacks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_and_calibration_are_added_to_a_card_that_lacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output, arrays = tmp_path / "model", tmp_path / "arrays"
     GeoTokenModel(GeoToken.small(8)).save(output / "geotoken")
     gallery, known = collect(tables(60)), files.write_images(tables(50, name="b"), arrays)
@@ -158,6 +160,11 @@ def test_figures_and_calibration_are_added_to_a_card_that_lacks_them(tmp_path: P
     assert card["calibration"]["error_25km"] < 0.2 and card["validation"] == written["validation"]
     shutil.rmtree(output / "geotoken")  # nothing is opened again where nothing is missing
     measured(output, arrays, 12, card)
+    del card["calibration"]
+    (output / "calibration.json").unlink()
+    np.save(arrays / "held.npy", np.repeat(np.arange(19), 20))  # many images, of too few places
+    measured(output, arrays, 380, card)
+    assert card["calibration"] == {} and "of 19 places do not calibrate, 20 are needed" in capsys.readouterr().out
 
 
 def test_the_reward_model_has_a_batch_that_its_workers_can_share() -> None:

@@ -143,16 +143,17 @@ def test_what_a_manifest_names_and_the_store_denies_tonight_is_not_gone(
     s3: S3Server, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     reach, out, base = s3.config(endpoint=proxy.endpoint, attempts=2, backoff=0.001), tmp_path / "out", f"s3://{s3.bucket()}"
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
         Store(reach).put(f"{base}/{name}", name.encode())
-    Store(reach).put(f"{base}/m.csv", b"uri\na.jpg\nb.jpg\nc.jpg\n")
+    Store(reach).put(f"{base}/m.csv", b"uri\na.jpg\nb.jpg\nc.jpg\nd.jpg\n")
     proxy.spoiled = {r"c\.jpg": "403"}
     done, seen = night(f"{base}/m.csv", out, store=reach)
-    assert done is not None and done["reasons"] == {"unreadable": 1} and len(seen) == 2
+    assert done is not None and done["reasons"] == {"unreadable": 1} and len(seen) == 3
     for fault in ("403", "500"):
         proxy.spoiled = {r"[abc]\.jpg": fault}
-        for wanted in (Wanted(), Wanted(everything=True), Wanted(retry=frozenset({"unreadable"}))):
+        for wanted in (Wanted(), Wanted(retry=frozenset({"unreadable"}))):
             assert night(f"{base}/m.csv", out, wanted, store=reach) == (None, [])
+        assert night(f"{base}/m.csv", out, Wanted(everything=True), store=reach)[1] == [f"{base}/d.jpg"]
     assert not any(row["deleted"] for row in rows_of(out).values())
     Store(reach).delete([f"{base}/a.jpg"])
     proxy.spoiled = {r"b\.jpg": "403"}

@@ -28,6 +28,15 @@ def test_places_of_one_row_are_split_as_a_permutation_has_them() -> None:
     assert not shared(latitude, longitude)
 
 
+def test_of_few_large_places_rows_of_the_smallest_are_kept_out() -> None:
+    latitude = np.repeat([10.0, 20.0, 30.0], [40, 30, 50])
+    kept, held = split(latitude, np.zeros(120), wanted=6, seed=1)
+    assert set(latitude[kept]) == {10.0, 30.0} and len(kept) == 90
+    assert set(latitude[held]) == {20.0} and len(held) == 6
+    kept, held = split(latitude, np.zeros(120), wanted=6, seed=1, least=91)
+    assert (len(kept), len(held)) == (120, 0)
+
+
 def test_one_place_is_trained_on() -> None:
     kept, held = split(np.zeros(9), np.zeros(9), wanted=8, seed=0)
     assert (len(kept), len(held)) == (9, 0)

@@ -97,8 +97,9 @@ class Fit:
                 load(base, self.tuning, "cpu" if sharded else str(self.device)), self.tuning.lora, self.tuning.seed
             )
         ends = cast(Any, model).get_base_model().generation_config.eos_token_id
-        self.ends = torch.tensor(ends if isinstance(ends, list) else [ends])
-        if self.encoder.end_ids[-1] not in self.ends:
+        ends = [each for each in (ends if isinstance(ends, list) else [ends]) if each is not None]
+        self.ends = torch.tensor(ends, dtype=torch.int64)
+        if self.encoder.end_ids[-1] not in ends:
             raise UserError(
                 f"generation_config.json of {base} does not stop at token {self.encoder.end_ids[-1]}; add it to eos_token_id"
             )

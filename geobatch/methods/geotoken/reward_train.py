@@ -42,6 +42,8 @@ class RewardFit(Fit):
         examples, held, rank, world, local_world, device, wrap: as for `Fit`.
     """
 
+    remedy = "set --no-bf16"
+
     def __init__(
         self,
         rewarding: Rewarding,

@@ -58,6 +58,8 @@ class Fit:
         wrap: what makes the workers one, called once with the model on its device; its `forward` is the loss.
     """
 
+    remedy = "lower --learning-rate or set --no-bf16"
+
     def __init__(
         self,
         config: GeoToken,
@@ -165,7 +167,7 @@ class Fit:
             torch.manual_seed(int(np.random.SeedSequence([self.training.seed, self.step, self.rank]).generate_state(1)[0]))
             loss = self._accumulated(batch)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip))
-        refuse_divergence(self.step, loss, norm, "lower --learning-rate or set --no-bf16")
+        refuse_divergence(self.step, loss, norm, self.remedy)
         self.optimiser.step()
         self.step += 1
         every = self.training.validate_steps
