@@ -16,7 +16,7 @@ from geobatch.errors import GeobatchError, UserError
 from geobatch.store import Changed, Denied, NotFound, Object, Store, Withheld, split
 
 #: Objects whose first byte is fetched to learn, before anything starts, whether they may be read.
-_PROBES = 3
+PROBES = 3
 
 
 class Source(NamedTuple):
@@ -108,7 +108,7 @@ def probe(store: Store, new: list[Source], known: list[Source]) -> None:
         Denied: none of the first new sources may be read, nor any of the first of those known, which could be once.
     """
     denied: Denied | None = None
-    for source in (*new[:_PROBES], *known[:_PROBES]):
+    for source in (*new[:PROBES], *known[:PROBES]):
         if source.found is None and not source.hidden:
             continue
         try:

@@ -21,7 +21,7 @@ from geobatch.archive import parquet, texts
 from geobatch.archive import zip as zips
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.cut import cut
-from geobatch.archive.listing import Source, pages, probe
+from geobatch.archive.listing import PROBES, Source, pages, probe
 from geobatch.archive.names import MemberIds, Names, escaped
 from geobatch.errors import UserError
 from geobatch.schema import HIDDEN, PLAN, UNOPENED
@@ -285,8 +285,8 @@ class _Planner:
             if self._reopen:
                 known = {source for source in known if source.kind not in _CHOSEN or source.found is None}
             self.known += sum(len(source.parts) or 1 for source in known)
-            if not self._probed:
-                self._held += [source for source in wanted if source in known and source.found is not None]
+            if not self._probed and len(self._held) < PROBES:
+                self._held += [each for each in wanted if each in known and each.found is not None][:PROBES]
             wanted = [source for source in wanted if source not in known]
         if wanted and not self._probed:
             self._probed = True
