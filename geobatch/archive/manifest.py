@@ -63,8 +63,8 @@ def pages(store: Store, found: Object) -> Iterator[Listed]:
     """The objects that a manifest names, in its order.
 
     Raises:
-        UserError: it cannot be read, has no column `uri`, or no row of its first page is a URI.
-        Denied: no row of its first page may be looked at.
+        UserError: it cannot be read, has no column `uri`, or no row is a URI.
+        Denied: no row may be looked at.
         Unreadable: the store failed, or said nothing of `_IN_A_ROW` objects.
     """
     folder = found.uri[: found.uri.rindex("/") + 1]
@@ -81,6 +81,7 @@ def pages(store: Store, found: Object) -> Iterator[Listed]:
                 yield asked(waiting, page)
                 waiting, page = [], Listed()
     yield asked(waiting, page)
+    asked.refuse()
 
 
 def _absolute(text: str, folder: str) -> str:
@@ -94,7 +95,9 @@ class _Asked:
     """Asks the store about the rows of one manifest."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._met, self._silent, self._first = store, _Met(), 0, True
+        self._store, self._met, self._silent = store, _Met(), 0
+        self._fault: UserError | None = None
+        self._sound = False
 
     def __call__(self, uris: list[str], page: Listed) -> Listed:
         new = [uri for uri, again in zip(uris, self._met.again(uris), strict=True) if not again]
@@ -104,25 +107,26 @@ class _Asked:
             if isinstance(answer, GeobatchError) and (self._silent == _IN_A_ROW or not isinstance(answer, ALONE)):
                 raise answer
             page.append((uri, answer))
-        if self._first and page:
-            self._first = False
-            _refuse(page)
+            self._weigh(uri, answer)
         return page
 
+    def _weigh(self, uri: str, answer: Object | GeobatchError | None) -> None:
+        """Remembers why a row is nothing, for as long as none is anything."""
+        if self._sound:
+            return
+        fault: UserError | None = answer if isinstance(answer, Denied) else None
+        if answer is None:
+            try:
+                split(uri)
+            except UserError as error:
+                fault = error
+        self._sound = fault is None
+        self._fault = self._fault or fault
 
-def _refuse(page: Listed) -> None:
-    """Refuses a manifest of whose first page nothing is a URI, or nothing may be looked at: that is no fault of single rows."""
-    denied = [said for _, said in page if isinstance(said, Denied)]
-    if len(denied) == len(page):
-        raise denied[0]
-    faults: list[UserError] = []
-    for uri, _ in page:
-        try:
-            split(uri)
-        except UserError as error:
-            faults.append(error)
-    if len(faults) == len(page):
-        raise faults[0]
+    def refuse(self) -> None:
+        """Refuses a manifest of which no row is a URI, or none may be looked at: that is no fault of single rows."""
+        if self._fault is not None and not self._sound:
+            raise self._fault
 
 
 def _columns(store: Store, found: Object) -> Iterator[list[str | None]]:

@@ -139,7 +139,7 @@ def suits(gallery: Path, encoder: Path) -> None:
     """
     record = read_record(gallery)
     maker = record.get("encoder") if record.get("source") else None
-    if maker is not None and maker not in (fingerprint_of_weights(encoder), fingerprint_of(encoder)):  # as older ones have it
+    if maker is not None and maker != fingerprint_of_weights(encoder) and maker != fingerprint_of(encoder):  # as older ones say
         raise UserError(
             f"{gallery} is a gallery of another encoder than {encoder}, or of that one before it was trained again; build it "
             "again with jobs/build_gallery.py --relocate and this encoder"

@@ -134,6 +134,8 @@ def finetune(config: GeoLocSftTrain) -> dict[str, Any]:
     name = _name(written, identity, config, bool(len(held)) and shared(*places))
     card = _made(output, name)
     if card is None:
+        if left := written.examples - len(kept) - len(held):
+            say(f"{left:,} more examples of the place that is kept out are not trained on either")
         if (output / CARD).is_file():
             say(f"the model at {output} was trained otherwise, and is replaced when this training ends")
         say(f"{Path(base).name}: {_counted(base, config.tuning)}")

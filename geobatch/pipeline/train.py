@@ -198,6 +198,8 @@ def _parted(arrays: Path, split: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     kept, held = apart(*places, wanted, split["seed"], least=split["batch"])
     if split["validation"] and not len(held):
         say(f"none of {images:,} images can be kept out by whole places: nothing is measured, and nothing calibrated")
+    if left := images - len(kept) - len(held):
+        say(f"{left:,} more images of the place that is kept out are not trained on either")
     for name, rows in (("kept", kept), ("held", held)):
         np.save(arrays / f"{name}.npy", rows)
     return split | {"images": images}, not (len(held) and shared(*places))

@@ -5,7 +5,7 @@ from and what is measured on. Cells come in the order in which a seeded permutat
 which no two share a cell are split as the permutation has them.
 
 Where each place has more rows than are wanted, the smallest one is given up for training, and as many of its rows as are wanted
-are kept out: figures from one place say little, but none of them was seen.
+are kept out, if that is not much: figures from one place say little, but nothing of it was seen.
 
 Not covered: neighbours on both sides of a cell's edge.
 """
@@ -19,6 +19,9 @@ from geobatch.geo import s2
 
 #: S2's level of a place.
 LEVEL = 13
+
+#: No more than twice what is wanted, or this part of all rows, is given up for a place to measure on.
+_LOST = 20
 
 Rows = NDArray[np.int64]
 
@@ -40,7 +43,8 @@ def split(latitude: ArrayLike, longitude: ArrayLike, wanted: int, seed: int, lea
             break
         if not held[place] and taken + sizes[place] <= wanted:
             held[place], taken = True, taken + int(sizes[place])
-    if wanted > 0 and not taken and len(numbers) - sizes.min() >= least:
+    given_up = min(max(2 * wanted, len(numbers) // _LOST), len(numbers) - least)
+    if wanted > 0 and not taken and sizes.min() <= given_up:
         smallest = np.argmin(sizes)
         return np.flatnonzero(numbers != smallest), np.sort(order[numbers[order] == smallest][:wanted])
     return np.flatnonzero(~held[numbers]), np.flatnonzero(held[numbers])

@@ -30,11 +30,12 @@ def test_places_of_one_row_are_split_as_a_permutation_has_them() -> None:
 
 def test_of_few_large_places_rows_of_the_smallest_are_kept_out() -> None:
     latitude = np.repeat([10.0, 20.0, 30.0], [40, 30, 50])
-    kept, held = split(latitude, np.zeros(120), wanted=6, seed=1)
+    kept, held = split(latitude, np.zeros(120), wanted=15, seed=1)
     assert set(latitude[kept]) == {10.0, 30.0} and len(kept) == 90
-    assert set(latitude[held]) == {20.0} and len(held) == 6
-    kept, held = split(latitude, np.zeros(120), wanted=6, seed=1, least=91)
-    assert (len(kept), len(held)) == (120, 0)
+    assert set(latitude[held]) == {20.0} and len(held) == 15
+    for wanted, least in ((15, 91), (6, 1)):  # too few would be left, or too much given up
+        kept, held = split(latitude, np.zeros(120), wanted=wanted, seed=1, least=least)
+        assert (len(kept), len(held)) == (120, 0)
 
 
 def test_one_place_is_trained_on() -> None:

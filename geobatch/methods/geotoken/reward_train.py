@@ -42,7 +42,7 @@ class RewardFit(Fit):
         examples, held, rank, world, local_world, device, wrap: as for `Fit`.
     """
 
-    remedy = "set --no-bf16"
+    remedy = "set --bf16 False"
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class Fit:
         wrap: what makes the workers one, called once with the model on its device; its `forward` is the loss.
     """
 
-    remedy = "lower --learning-rate or set --no-bf16"
+    remedy = "lower --learning-rate or set --bf16 False"
 
     def __init__(
         self,
