@@ -37,7 +37,7 @@ from geobatch.starving import Starving, breaking_off
 TASK_RETRIES = 3
 
 #: Slices at one actor of a stage that alone serves the whole river and is soon through. Ray's driver gives an actor two at a
-#: look, and looks at most ten times a second: such a stage let 18 slices a second pass, whatever the others could do.
+#: look, ten looks a second: such a stage let 18 slices a second pass. 64 slots, 2 s a slice, were busy 78 % by 8, 97 by 16.
 AHEAD = 16
 
 #: Actors of one stage, at most, where nobody says how many: more wait for what one driver and one listing give them.

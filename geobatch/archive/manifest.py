@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from geobatch.archive.parquet import DAMAGE, image_column, opened
 from geobatch.errors import GeobatchError, UserError
-from geobatch.store import ALONE, Denied, Object, Store, Unreadable, join, split
+from geobatch.store import ALONE, Denied, Object, Store, Unreadable, join, misnamed, split
 
 #: Rows asked of the store and compared with what was met at once.
 _BATCH = 1000
@@ -114,12 +114,7 @@ class _Asked:
         """Remembers why a row is nothing, for as long as none is anything."""
         if self._sound:
             return
-        fault: UserError | None = answer if isinstance(answer, Denied) else None
-        if answer is None:
-            try:
-                split(uri)
-            except UserError as error:
-                fault = error
+        fault = answer if isinstance(answer, Denied) else misnamed(uri) if answer is None else None
         self._sound = fault is None
         self._fault = self._fault or fault
 

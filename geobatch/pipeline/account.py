@@ -168,7 +168,9 @@ class Account(Onlooker):
     def sample(self) -> None:
         """Looks at the cluster; one that does not answer is asked again later, and what was missed is interpolated."""
         try:
-            there = {node.id: self.prices.kind(node.names) for node in self.look()}
+            kinds = [(node, self.prices.kind(node.names)) for node in self.look()]
+            # Of one on its way no price may be known that it will have: it must not end a run for want of one.
+            there = {node.id: kind for node, kind in kinds if not node.coming or self.prices.of(kind) is not None}
         except Exception:  # noqa: BLE001  an account is no reason to end a run
             there = {}
         if not there:

@@ -46,7 +46,7 @@ from geobatch.sink.record import WHOLE
 from geobatch.sink.reuse import Reuse
 from geobatch.store import Store, StoreConfig, split
 
-#: Slices that are written at a time: two PUTs each, 50 ms or so apiece, would keep one hand at a dozen slices a second.
+#: Slices that are written at a time: of two PUTs of 50 ms each, one at a time let 7 slices a second pass, four let 26.
 WRITES = 4
 
 #: Words of endings (`Watch.enough`) after which the next call goes on with a run that is to take a table's place.

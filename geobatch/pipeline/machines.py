@@ -40,10 +40,12 @@ class Node:
     Fields:
         id: of its Ray node; one that comes back has another.
         names: what a table of prices may call it, the most telling first.
+        coming: whether it is launched and no node yet; what is said of it then may be less than it says itself.
     """
 
     id: str
     names: tuple[str, ...]
+    coming: bool = False
 
 
 class Hours:
@@ -116,7 +118,8 @@ def coming(status: Any, types: Iterable[NodeType]) -> list[Node]:
     for each in status.pending_nodes:
         kind = told.get(each.ray_node_type_name)
         labels, resources = (kind.labels, kind.resources) if kind else ({}, {})
-        found.append(Node(each.instance_id, named(labels, each.instance_type_name, each.ray_node_type_name, resources)))
+        names = named(labels, each.instance_type_name, each.ray_node_type_name, resources)
+        found.append(Node(each.instance_id, names, coming=True))
     return found
 
 

@@ -2,8 +2,8 @@
 
     0    all is done
     2    ended in order since nobody could say what it cost, which --max-cost has to know: the price of a new kind of machine is
-         missing, or the cluster does not say what nodes it has; or after `BARREN` seconds without an image read, since no
-         nodes came that could
+         missing, or the cluster does not say what nodes it has; or after `BARREN` seconds without an image through,
+         mostly since no nodes came
     3    more images were rejected than --max-rejected allows, at the end or so many that it was ended before, or the canary is
          worse and --canary-stop was given
     4    ended in order at --deadline or --max-cost with something left, which the next run does

@@ -21,11 +21,10 @@ import pyarrow.parquet as pq
 from geobatch.actors import Hands
 from geobatch.archive.config import ArchiveConfig
 from geobatch.archive.source import Read
-from geobatch.errors import UserError
 from geobatch.pipeline.folder import seen_by_all
 from geobatch.sink import Run, Write
 from geobatch.sink.reuse import Reuse
-from geobatch.store import ALONE, Store, StoreConfig, StoreOverride, Unreadable, split
+from geobatch.store import ALONE, Store, StoreConfig, StoreOverride, Unreadable, misnamed, split
 from geobatch.store.travel import Proven
 
 #: Objects that the driver reads for its nodes to read, at most, and of how many shards it tries as many.
@@ -126,9 +125,7 @@ def proofs(store: Store, source: Store, tasks: list[pa.Table]) -> tuple[str, ...
         (row,) = task.to_pylist()
         manifest = pq.ParquetFile(pa.BufferReader(store.get(row["plan"]))).read_row_group(row["group"], columns=["uri"])
         for uri in manifest["uri"].to_pylist()[: _PROOFS - len(found)]:
-            try:
-                split(uri)
-            except UserError:  # a row of a manifest that is no URI
+            if misnamed(uri) is not None:  # a row of a manifest
                 continue
             try:
                 source.get(uri, 0, 1)

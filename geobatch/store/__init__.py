@@ -43,6 +43,7 @@ __all__ = [
     "Unreadable",
     "Withheld",
     "join",
+    "misnamed",
     "split",
 ]
 
@@ -125,8 +126,8 @@ class Store:
 
         def one(item: str | tuple[str, str | None]) -> bytes | GeobatchError:
             uri, etag = item if isinstance(item, tuple) else (item, None)
-            if (said := _misnamed(uri)) is not None:
-                return said
+            if (fault := misnamed(uri)) is not None:
+                return NotFound(str(fault))
             try:
                 return self.get(uri, if_match=etag)
             except UserError as error:
@@ -156,7 +157,7 @@ class Store:
         """
 
         def one(uri: str) -> Object | GeobatchError | None:
-            if _misnamed(uri) is not None:
+            if misnamed(uri) is not None:
                 return None
             try:
                 return self.head(uri)
@@ -257,12 +258,12 @@ class Store:
         self.delete([probe])
 
 
-def _misnamed(uri: str) -> NotFound | None:
-    """What is wrong with a URI that is none, for one object of many."""
+def misnamed(uri: str) -> UserError | None:
+    """Why a URI is none (`split`), for one of many."""
     try:
         split(uri)
     except UserError as error:
-        return NotFound(str(error))
+        return error
     return None
 
 

@@ -245,3 +245,15 @@ def test_costs() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(3, "3 s"), (119, "119 s"), (125, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
 def test_lasted(seconds: float, said: str) -> None:
     assert lasted(seconds) == said
+
+
+def test_a_machine_on_its_way_counts_if_its_price_is_known_and_ends_no_run_if_not(tmp_path: Path) -> None:
+    world = World()
+    named = [Node("a", ("cpu",)), Node("i1", ("gpu",), coming=True), Node("i2", ("gpu_group", "no CPU"), coming=True)]
+    account = Account(PRICES, look=lambda: named, clock=lambda: world.now, look_seconds=3600)
+    account.begin(run_at(tmp_path), {})
+    world.wait(3600, account)
+    alone = world.account()
+    alone.begin(run_at(tmp_path / "alone"), {})
+    world.wait(3600, alone)
+    assert account.cost_so_far() > alone.cost_so_far() > 0
